@@ -1,0 +1,1 @@
+"""Side-by-side measurements with other systems; `python -m bench NAME` prints one JSON line."""

@@ -1,0 +1,1 @@
+"""The other systems, each in a virtual environment and process of its own."""

@@ -1,0 +1,66 @@
+"""RL steps of TRL on demand: `python -m bench.peers.trl_step --workload short --model DIR` in TRL's own environment.
+
+For each `step` on standard input: one line `{"seconds", "generate_seconds", "tokens", ...}` on standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from transformers import TrainerCallback
+
+from bench.peers.serve import open_output, peak_mb, wait
+from bench.peers.trl_setup import add_options, make_trainer
+from bench.workloads import WORKLOADS, read_prompts
+
+
+class OnDemand(TrainerCallback):
+    """Waits for a request before each step and reports after it: rollout, reward, update; waiting is not counted."""
+
+    def __init__(self, write):
+        self.write = write
+
+    def on_step_begin(self, args, state, control, **_):
+        if not wait():
+            raise SystemExit(0)
+        self.began = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **_):
+        seconds = time.perf_counter() - self.began
+        lengths = self.trainer.lengths
+        self.write(
+            {
+                "seconds": seconds,
+                "generate_seconds": self.trainer.generate_seconds,
+                "tokens": sum(lengths),
+                "mean_length": sum(lengths) / len(lengths),
+                "longest": max(lengths),
+                "reward": self.trainer._metrics["train"]["reward"][-1],
+                "peak_mb": peak_mb(),
+            }
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workload", choices=WORKLOADS, required=True)
+    add_options(parser)
+    options = parser.parse_args()
+    workload = WORKLOADS[options.workload]
+    on_demand = OnDemand(open_output())
+    on_demand.trainer = make_trainer(
+        options,
+        read_prompts(options.model / "prompts.jsonl"),
+        workload.reward,
+        prompts=workload.prompts,
+        samples=workload.samples,
+        max_tokens=workload.max_tokens,
+        callbacks=[on_demand],
+        learning_rate=workload.learning_rate,
+    )
+    on_demand.trainer.train()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""The work that SieveRL and its peers are timed on: a model directory, prompts, sizes and a reward, the same for all.
+
+Imports nothing outside the standard library until a model is made, so that every peer's environment can read it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import string
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+
+BASE = Path(__file__).parents[1] / "src/sieverl/assets/base"
+STEPS_OF_PROMPTS = 8  # distinct prompts for this many steps, then they come again
+ARITHMETIC = {
+    "operators": ["+", "-", "*"],
+    "min_terms": 2,
+    "max_terms": 5,
+    "min_digits": 1,
+    "max_digits": 1,
+    "allow_parentheses": True,
+    "allow_negation": False,
+    "whitespace": "no_space",
+}
+
+
+def boxed(response: str, answer: str) -> float:
+    r"""1 when the last `\boxed{}` of the response holds the integer `answer`, else 0.
+
+    >>> boxed("3*8=24\n\\boxed{24}", "24"), boxed("24", "24")
+    (1.0, 0.0)
+    """
+    found = re.findall(r"\\boxed\{(-?\d+)\}", response)
+    return float(bool(found) and int(found[-1]) == int(answer))
+
+
+def even(response: str, answer: str) -> float:
+    """1 when the sum of the character codes is even: right about half of the time for random text.
+
+    >>> even("ab", ""), even("aa", "")
+    (0.0, 1.0)
+    """
+    return float(sum(map(ord, response)) % 2 == 0)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One RL step: `prompts` x `samples` responses of at most `max_tokens`, `reward(text, answer)`, one optimiser step.
+
+    The model is Qwen2. `mean_tokens` is the expected length of a response, which random weights are tuned to give.
+    """
+
+    name: str
+    max_tokens: int
+    mean_tokens: float
+    reward: Callable[[str, str], float]
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    prompts: int = 32
+    samples: int = 8
+    learning_rate: float = 1e-6
+
+    @property
+    def responses(self) -> int:
+        return self.prompts * self.samples
+
+
+SHORT = Workload("short", 64, 37, boxed, 261, 128, 352, layers=4, heads=4, kv_heads=2)
+LONG_TAIL = Workload("long-tail", 512, 90, even, 64, 384, 1024, layers=6, heads=6, kv_heads=3)
+TINY = Workload("tiny", 16, 8, even, 64, 32, 64, layers=2, heads=2, kv_heads=1, prompts=4, samples=4)
+WORKLOADS = {w.name: w for w in (SHORT, LONG_TAIL, TINY)}
+
+
+def make_model(workload: Workload, directory: Path) -> Path:
+    """Write the model and tokenizer (Hugging Face format) and `prompts.jsonl` into `directory`, the same bits each time.
+
+    `prompts.jsonl` has rows of `prompt` (the text as the model sees it), `question` (bare) and `answer`. *short* takes the
+    shipped model (random weights of its shape, with a warning, where it is missing); its prompts need reasoning-gym.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    shipped = workload is SHORT and BASE.exists()
+    if shipped:
+        shutil.copytree(BASE, directory, dirs_exist_ok=True)
+    else:
+        if workload is SHORT:
+            print(f"{BASE} is missing: random weights, every response wrong", file=sys.stderr)
+        _random_model(workload, directory)
+    rows = _arithmetic(workload, directory) if shipped else _noise(workload)
+    (directory / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return directory
+
+
+def read_prompts(path: Path) -> list[dict[str, str]]:
+    """The rows of a `prompts.jsonl`."""
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def _arithmetic(workload: Workload, directory: Path) -> list[dict[str, str]]:
+    import reasoning_gym
+    from transformers import AutoTokenizer
+
+    render = AutoTokenizer.from_pretrained(directory).apply_chat_template
+    data = reasoning_gym.create_dataset(
+        "basic_arithmetic", seed=7, size=STEPS_OF_PROMPTS * workload.prompts, **ARITHMETIC
+    )
+    rows = [(item["metadata"]["expression"], item["answer"]) for item in data]
+    chats = [[{"role": "user", "content": question}] for question, _ in rows]
+    prompts = [render(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+    return [{"prompt": p, "question": q, "answer": a} for p, (q, a) in zip(prompts, rows, strict=True)]
+
+
+def _noise(workload: Workload) -> list[dict[str, str]]:
+    rng = random.Random(0)
+    lengths = [rng.randint(16, 48) for _ in range(STEPS_OF_PROMPTS * workload.prompts)]
+    texts = ["".join(rng.choices(string.ascii_letters + string.digits, k=length)) for length in lengths]
+    return [{"prompt": text, "question": text, "answer": ""} for text in texts]
+
+
+def _random_model(workload: Workload, directory: Path) -> None:
+    """Random weights whose end-of-text probability is the same everywhere, so that lengths are geometric.
+
+    One channel of the residual stream is 1 at every position and nothing writes to it; the head reads the logit of
+    end-of-text from that channel alone.
+    """
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    end = workload.vocabulary - 1
+    plain = string.ascii_letters + string.digits + " "
+    characters = (plain + "".join(map(chr, range(0x100, 0x300))))[:end]
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(characters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(["<|end|>"])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|end|>",
+        pad_token="<|end|>",
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(directory)
+
+    config = Qwen2Config(
+        vocab_size=workload.vocabulary,
+        hidden_size=workload.hidden,
+        intermediate_size=workload.intermediate,
+        num_hidden_layers=workload.layers,
+        num_attention_heads=workload.heads,
+        num_key_value_heads=workload.kv_heads,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=end,
+        dtype="float32",
+    )
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(config).eval()
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=end)
+    chance = _stop_chance(workload.mean_tokens, workload.max_tokens)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 1.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = 0
+            layer.mlp.down_proj.weight[0] = 0
+        head = model.lm_head.weight
+        head[:, 0] = 0
+        head[end] = 0
+        hidden = model.model(torch.randint(end, (16, 64))).last_hidden_state
+        others = (hidden @ head[:end].T).logsumexp(-1)
+        head[end, 0] = (log(chance / (1 - chance)) + others.mean()) / hidden[..., 0].mean()
+    model.save_pretrained(directory)
+
+
+def _stop_chance(mean: float, longest: int) -> float:
+    """The chance of stopping at each token for which lengths cut at `longest` average `mean` (bisection).
+
+    >>> round(1 / _stop_chance(90, 512), 1)
+    92.0
+    """
+    low, high = 1e-6, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (1 - (1 - middle) ** longest) / middle > mean else (low, middle)
+    return low

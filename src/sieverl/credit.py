@@ -1,0 +1,214 @@
+"""From rewards to credit: which responses are kept and what each is worth. Pure NumPy, float64.
+
+Legend: R responses (rows), G groups (prompts). A group is all rows with one `prompt_R`, wherever they stand.
+Every function here is one choice on the page `algorithms.py`:
+
+- shape      (Responses) -> R             the reward as the formula wants it
+- select     (Responses) -> bool R        which responses are kept; sees `correct`, never the shaped reward
+- advantage  (Responses, shaped_R) -> R   what one response is worth
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from sieverl.types import Array, Responses
+
+F = TypeVar("F", bound=Callable[..., Any])
+STD_EPS = 1e-6
+
+
+def needs(*what: str) -> Callable[[F], F]:
+    """Declare what a function needs: `group` (two or more responses a prompt), `greedy`, `pair`, `ref`, `value`, ..."""
+
+    def mark(function: F) -> F:
+        function.needs = frozenset(what)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def needs_of(function: object) -> frozenset[str]:
+    """What `function` has declared with `needs`; nothing by default."""
+    return frozenset(getattr(function, "needs", ()))
+
+
+# --- group arithmetic -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Group sizes and moments of a value, spread back over the rows (all [R])."""
+
+    index: Array
+    size: Array
+    mean: Array
+    std: Array
+    maximum: Array
+    constant: Array
+
+
+def groups(prompt_R: Array, value_R: Array) -> Groups:
+    """Moments of `value_R` within each prompt, one row a response; std is the n-1 one (0 for a group of one).
+
+    A group whose values differ by rounding only (1e-6 relative) is `constant`: its mean is then each value itself and
+    its std 0, so float noise never looks like a signal.
+
+    >>> g = groups(np.array([7, 7, 9]), np.array([1.0, -1.0, 1.0]))
+    >>> g.mean, g.constant
+    (array([0., 0., 1.]), array([False, False,  True]))
+    """
+    _, index = np.unique(prompt_R, return_inverse=True)
+    value_R = np.asarray(value_R, dtype=np.float64)
+    size = np.bincount(index).astype(np.float64)
+    low, high = np.full(len(size), np.inf), np.full(len(size), -np.inf)
+    np.minimum.at(low, index, value_R)
+    np.maximum.at(high, index, value_R)
+    constant = (high - low <= 1e-6 * np.maximum(1.0, np.maximum(abs(low), abs(high))))[index]
+    mean = np.where(constant, value_R, (np.bincount(index, value_R) / size)[index])
+    squares = np.bincount(index, (value_R - mean) ** 2)
+    std = np.sqrt(squares / np.maximum(size - 1, 1))[index]
+    return Groups(index, size[index], mean, std, high[index], constant)
+
+
+def share_correct(responses: Responses) -> Array:
+    """Fraction of each row's group that is correct, [R]."""
+    return groups(responses.prompt_R, responses.correct_R.astype(np.float64)).mean
+
+
+# --- shape: the reward as the formula wants it ----------------------------------------------------
+
+
+def signed(responses: Responses) -> Array:
+    """r in {-1, +1}: 2 correct - 1; the raw reward where it is graded (arXiv 2504.11343, section 2)."""
+    return responses.reward_R.copy() if responses.graded else 2.0 * responses.correct_R - 1.0
+
+
+def zero_one(responses: Responses) -> Array:
+    """r in {0, 1}, what the paper's release feeds in: a wrong answer then weighs nothing. For comparison only."""
+    return responses.reward_R.copy() if responses.graded else 1.0 * responses.correct_R
+
+
+@dataclass(frozen=True)
+class OverlongShaped:
+    """`signed` plus DAPO's length penalty clip((L_max - L_cache - |y|) / L_cache, -1, 0) (arXiv 2503.14476, eq. 13).
+
+    `cache` is L_cache as a share of L_max (`max_tokens`). Never changes `correct`.
+    """
+
+    cache: float = 0.2
+
+    def __call__(self, responses: Responses) -> Array:
+        cache = self.cache * responses.max_tokens
+        return signed(responses) + np.clip((responses.max_tokens - cache - responses.length_R) / cache, -1.0, 0.0)
+
+
+# --- select: which responses are kept -------------------------------------------------------------
+
+
+def everything(responses: Responses) -> Array:
+    """Keep every response."""
+    return np.ones(len(responses), dtype=bool)
+
+
+def correct(responses: Responses) -> Array:
+    """Keep correct responses; of graded rewards, those also at their group's maximum (RAFT, eq. 1 and 6)."""
+    best = groups(responses.prompt_R, responses.reward_R).maximum
+    return responses.correct_R & (responses.reward_R >= best - 1e-6)
+
+
+@needs("group")
+def mixed_groups(responses: Responses) -> Array:
+    """Keep prompts whose responses are neither all correct nor all wrong (Reinforce-Rej)."""
+    share = share_correct(responses)
+    return (share > 0) & (share < 1)
+
+
+@needs("group")
+def not_all_wrong(responses: Responses) -> Array:
+    """Drop prompts whose responses are all wrong."""
+    return share_correct(responses) > 0
+
+
+@needs("group")
+def not_all_correct(responses: Responses) -> Array:
+    """Drop prompts whose responses are all correct."""
+    return share_correct(responses) < 1
+
+
+@needs("group", "pair")
+def best_and_worst(responses: Responses) -> Array:
+    """Keep one pair a prompt: highest against lowest reward, ties broken by the seed; uniform groups are skipped."""
+    return pair_sign(responses, responses.reward_R) != 0
+
+
+# --- advantage: what one response is worth --------------------------------------------------------
+
+
+def one(responses: Responses, shaped_R: Array) -> Array:
+    """1 for every kept response: plain likelihood (RAFT)."""
+    return np.ones(len(responses))
+
+
+def reward(responses: Responses, shaped_R: Array) -> Array:
+    """The shaped reward itself: Reinforce without a baseline (eq. 5)."""
+    return shaped_R.astype(np.float64)
+
+
+@needs("group")
+def group_centred(responses: Responses, shaped_R: Array) -> Array:
+    """r - mean(r) within the prompt (Dr. GRPO, arXiv 2503.20783)."""
+    return shaped_R - groups(responses.prompt_R, shaped_R).mean
+
+
+@needs("group")
+def group_zscore(responses: Responses, shaped_R: Array) -> Array:
+    """(r - mean(r)) / (std(r) + 1e-6) within the prompt, n-1 std (GRPO, arXiv 2402.03300)."""
+    group = groups(responses.prompt_R, shaped_R)
+    return (shaped_R - group.mean) / (group.std + STD_EPS)
+
+
+@needs("group")
+def over_group_std(responses: Responses, shaped_R: Array) -> Array:
+    """r / (std(r) + 1e-6) within the prompt: the paper's 'Reinforce-Rej + std' ablation."""
+    group = groups(responses.prompt_R, shaped_R)
+    return np.where(group.constant, 0.0, shaped_R / (group.std + STD_EPS))
+
+
+@needs("group")
+def leave_one_out(responses: Responses, shaped_R: Array) -> Array:
+    """r - mean of the others = (r - mean) n / (n - 1) (RLOO, arXiv 2402.14740)."""
+    group = groups(responses.prompt_R, shaped_R)
+    return (shaped_R - group.mean) * group.size / np.maximum(group.size - 1, 1)
+
+
+@needs("greedy")
+def minus_greedy(responses: Responses, shaped_R: Array) -> Array:
+    """r - r(greedy response of the same prompt) (ReMax, arXiv 2310.10505)."""
+    assert responses.greedy_R is not None
+    greedy = responses.greedy_R if responses.graded else 2.0 * (responses.greedy_R >= 1 - 1e-6) - 1.0
+    return shaped_R - greedy
+
+
+def batch_zscore(responses: Responses, shaped_R: Array) -> Array:
+    """(r - mean) / (std + 1e-6) over all sampled responses of all ranks (REINFORCE++, arXiv 2501.03262)."""
+    batch = groups(np.zeros(len(responses), dtype=np.int64), shaped_R)
+    return (shaped_R - batch.mean) / (batch.std + STD_EPS)
+
+
+@needs("group", "pair")
+def pair_sign(responses: Responses, shaped_R: Array) -> Array:
+    """+1 for the best response of each prompt, -1 for the worst, 0 for the rest and for uniform groups (DPO)."""
+    group = groups(responses.prompt_R, responses.reward_R)
+    tie = np.random.default_rng(responses.seed).random(len(responses))
+    order = np.lexsort((tie, responses.reward_R, group.index))
+    first = np.flatnonzero(np.diff(group.index[order], prepend=-1))
+    last = np.append(first[1:], len(order)) - 1
+    sign = np.zeros(len(responses))
+    sign[order[first]] = -1.0
+    sign[order[last]] = 1.0
+    return np.where(group.constant, 0.0, sign)

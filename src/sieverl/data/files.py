@@ -1,0 +1,139 @@
+"""Rows of local files: JSONL, JSON, Parquet, a directory of them, or what `datasets` saved to disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sieverl.errors import DataError
+
+SUFFIXES = (".jsonl", ".json", ".parquet")
+_SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One row as it was read: `where` names the file and the line, `row` is None when `problem` says what is wrong."""
+
+    where: str
+    row: dict[str, Any] | None
+    problem: str = ""
+
+
+def read_path(path: Path, split: str) -> Iterator[Raw]:
+    """The rows of a file or directory in order. Raises DataError when there is none that can be read."""
+    if not path.exists():
+        raise DataError(f"no such file: {path}; give a {', '.join(SUFFIXES)} file or a directory that holds some")
+    if path.is_dir():
+        yield from _read_directory(path, split)
+    elif path.suffix.lower() in SUFFIXES:
+        yield from _READERS[path.suffix.lower()](path)
+    else:
+        raise DataError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; allowed: {', '.join(SUFFIXES)}")
+
+
+def rows_of(dataset: Any, where: str) -> Iterator[Raw]:
+    """The rows of a `datasets.Dataset`."""
+    number = 0
+    for batch in dataset.iter(1000):
+        for values in zip(*batch.values(), strict=True):
+            number += 1
+            yield Raw(f"{where}: row {number}", dict(zip(batch, values, strict=True)))
+
+
+def _parse(text: bytes, where: str) -> Raw:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Raw(where, None, f"not JSON ({error or 'nested too deep'})")
+    if not isinstance(row, dict):
+        return Raw(where, None, f"a JSON object is expected, not {type(row).__name__}")
+    return Raw(where, row)
+
+
+def _lines(path: Path) -> Iterator[Raw]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _parse(line, f"{path}:{number}")
+
+
+def _json(path: Path) -> Iterator[Raw]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        yield from _lines(path)  # many a .json file holds one object a line
+        return
+    if isinstance(content, dict) and isinstance(content.get("data"), list):
+        content = content["data"]
+    for number, row in enumerate(content if isinstance(content, list) else [content], 1):
+        good = isinstance(row, dict)
+        problem = "" if good else f"a JSON object is expected, not {type(row).__name__}"
+        yield Raw(f"{path}: row {number}", row if good else None, problem)
+
+
+def _parquet(path: Path) -> Iterator[Raw]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(4096):
+            for row in batch.to_pylist():
+                number += 1
+                yield Raw(f"{path}: row {number}", row)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet after row {number} ({_line(error)})") from error
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Raw]]] = {".jsonl": _lines, ".json": _json, ".parquet": _parquet}
+
+
+def _read_directory(path: Path, split: str) -> Iterator[Raw]:
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        yield from _saved(path, split)
+        return
+    files = sorted(
+        f
+        for f in path.rglob("*")
+        if f.suffix.lower() in SUFFIXES
+        and not f.name.endswith(".dropped.jsonl")
+        and not any(part.startswith(".") for part in f.relative_to(path).parts)
+    )
+    if not files:
+        raise DataError(f"{path}: no {', '.join(SUFFIXES)} file in this directory")
+    # Files named after splits (train-00000-of-00002.parquet) are told apart; others all belong together.
+    named = {f: next((s for s in _SPLITS if f.stem.lower().startswith(s)), None) for f in files}
+    if any(named.values()):
+        files = [f for f in files if named[f] and f.stem.lower().startswith(split.lower())]
+        if not files:
+            found = ", ".join(sorted({name for name in named.values() if name}))
+            raise DataError(f"{path}: no split {split!r}; there is: {found}")
+    for file in files:
+        yield from read_path(file, split)
+
+
+def _saved(path: Path, split: str) -> Iterator[Raw]:
+    import datasets
+
+    try:
+        dataset = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: cannot be read as a dataset saved to disk ({_line(error)})") from error
+    if isinstance(dataset, datasets.DatasetDict):
+        dataset = dataset[pick_split(split, dataset.keys(), str(path))]
+    yield from rows_of(dataset, str(path))
+
+
+def pick_split(split: str, found: Iterable[str], where: str) -> str:
+    """The split asked for, or DataError that names those there are."""
+    if split not in (names := list(found)):
+        raise DataError(f"{where}: no split {split!r}; there is: {', '.join(names)}")
+    return split
+
+
+def _line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__

@@ -1,0 +1,234 @@
+"""The policy: a Hugging Face causal LM, its tokenizer, and log-probs that never hold [tokens, vocabulary] at once.
+
+Legend: B rows, L columns, D hidden size, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sieverl.errors import DataError
+
+CHUNK_BYTES = 32 << 20  # float32 logits held at a time
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Policy:
+    """A causal LM with what goes with it. Parameters are float32 (or float64); `compute` is the forward's dtype."""
+
+    model: Any
+    tokenizer: Any
+    compute: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        self.causal = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        self.decoder = self.causal.base_model
+        self.head = self.causal.get_output_embeddings()
+        config = self.causal.config
+        self.scale = 1.0 / getattr(config, "logits_scaling", 1.0) * getattr(config, "logit_scale", 1.0)
+        self.softcap = getattr(config, "final_logit_softcapping", None)
+        self.device = next(self.causal.parameters()).device
+        self.float64 = next(self.causal.parameters()).dtype == torch.float64
+        pad = self.tokenizer.pad_token_id if self.tokenizer is not None else None
+        self.pad = int(pad or 0)
+
+    @property
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """What is trained, by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Compute in the recipe's dtype; nothing where that is the parameters' own."""
+        if self.compute == torch.bfloat16:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def hidden(
+        self, ids_BL: Tensor, positions_BL: Tensor | None = None, mask_BL: Tensor | None = None, cache: Any = None
+    ) -> Tensor:
+        """Last hidden states, [B, L, D]. Without a mask attention is plainly causal: right padding is harmless."""
+        out = self.decoder(
+            input_ids=ids_BL,
+            attention_mask=mask_BL,
+            position_ids=positions_BL,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return out.last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states, [..., V], in the dtype of the forward."""
+        return finish_logits(self.head(hidden), self.scale, self.softcap)
+
+    def logp(self, hidden_TD: Tensor, target_T: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
+        """Log-probs of `target_T` at `temperature`, [T], and the entropies, [T] (zeros unless asked for)."""
+        weight, bias = self.head.weight, getattr(self.head, "bias", None)
+        spec = (self.scale / temperature, self.softcap, temperature, entropy)
+        with torch.autocast(self.device.type, enabled=False):  # forward and backward must compute the same logits
+            hidden_TD = hidden_TD if self.float64 else hidden_TD.to(self.compute)
+            return TokenLogp.apply(hidden_TD, weight, bias, target_T, *spec)
+
+    @contextlib.contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """The start model, where the policy is the start model plus LoRA adapters."""
+        with self.model.disable_adapter():
+            yield
+
+
+def finish_logits(logits: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """A family's own last steps: a constant factor (Granite, Cohere), a soft cap (Gemma 2)."""
+    if scale != 1.0:
+        logits = logits * scale
+    if softcap is not None:
+        logits = torch.tanh(logits / softcap) * softcap
+    return logits
+
+
+class TokenLogp(torch.autograd.Function):
+    """log softmax(W h / temperature)[target] and its entropy, chunk by chunk, forward and backward.
+
+    The backward computes each chunk's logits again, so that memory does not grow with T x V. The softmax is float32
+    (float64 for float64 weights) whatever the dtype of the product.
+    """
+
+    @staticmethod
+    def _logits(
+        hidden: Tensor, weight: Tensor, bias: Tensor | None, spec: tuple[float, float | None, float]
+    ) -> tuple[Tensor, Tensor | None]:
+        """float32 logits over temperature and, with a soft cap, the derivative of the cap."""
+        scale, softcap, temperature = spec
+        logits = torch.nn.functional.linear(hidden, weight, bias)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if softcap is None:
+            return (logits if scale == 1.0 else logits.mul_(scale)), None
+        cap = torch.tanh(logits.mul_(scale * temperature / softcap))
+        return cap * (softcap / temperature), 1 - cap**2
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        scale: float,
+        softcap: float | None,
+        temperature: float,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        product = hidden.dtype
+        spec = (scale, softcap, temperature)
+        weight_p = weight.to(product)
+        out = torch.float64 if product == torch.float64 else torch.float32
+        logp, ent = (torch.zeros(len(target), dtype=out, device=hidden.device) for _ in range(2))
+        norm = torch.empty_like(logp)
+        for rows in chunks(len(target), weight.shape[0]):
+            logits, _ = TokenLogp._logits(hidden[rows], weight_p, bias, spec)
+            norm[rows] = logits.logsumexp(-1)
+            logp[rows] = logits.gather(1, target[rows, None])[:, 0] - norm[rows]
+            if entropy:
+                logits -= norm[rows, None]
+                ent[rows] = -(logits.exp() * logits).sum(-1)
+        ctx.save_for_backward(hidden, weight, bias, target, norm, ent)
+        ctx.spec, ctx.entropy = spec, entropy
+        return logp, ent
+
+    @staticmethod
+    def backward(ctx: Any, grad_logp: Tensor, grad_ent: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        hidden, weight, bias, target, norm, ent = ctx.saved_tensors
+        weight_p = weight.to(hidden.dtype)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=norm.dtype) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(bias, dtype=norm.dtype) if bias is not None and ctx.needs_input_grad[2] else None
+        factor = ctx.spec[0]
+        for rows in chunks(len(target), weight.shape[0]):
+            logits, slope = TokenLogp._logits(hidden[rows], weight_p, bias, ctx.spec)
+            logits -= norm[rows, None]
+            prob = logits.exp()
+            if ctx.entropy:  # d entropy / d logits = -p (log p + entropy)
+                logits = (logits + ent[rows, None]).mul_(prob).mul_(-grad_ent[rows, None])
+                logits.addcmul_(prob, -grad_logp[rows, None])
+            else:
+                logits = prob.mul_(-grad_logp[rows, None])
+            logits.scatter_add_(1, target[rows, None], grad_logp[rows, None].to(logits.dtype))
+            if slope is not None:
+                logits *= slope
+            if factor != 1.0:
+                logits *= factor
+            grad = logits.to(hidden.dtype)
+            grad_hidden[rows] = grad @ weight_p
+            if grad_weight is not None:
+                grad_weight.addmm_(grad.T, hidden[rows]) if grad.dtype == norm.dtype else grad_weight.add_(
+                    grad.T @ hidden[rows]
+                )
+            if grad_bias is not None:
+                grad_bias += logits.sum(0)
+        cast = (None if g is None else g.to(w.dtype) for g, w in ((grad_weight, weight), (grad_bias, bias)))
+        return (grad_hidden, *cast, None, None, None, None, None)
+
+
+def chunks(tokens: int, vocabulary: int) -> Iterator[slice]:
+    """Slices of tokens whose float32 logits take at most CHUNK_BYTES."""
+    rows = max(16, CHUNK_BYTES // (4 * vocabulary))
+    for start in range(0, tokens, rows):
+        yield slice(start, min(start + rows, tokens))
+
+
+def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Every id that ends a response: the generation config's `eos_token_id` (one or several), else the tokenizer's."""
+    config = getattr(model, "generation_config", None)
+    ids = getattr(config, "eos_token_id", None)
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    if ids is None:
+        raise DataError("the model has no end-of-text token; set eos_token_id in its generation_config.json")
+    return tuple(int(i) for i in (ids if isinstance(ids, Sequence) else [ids]))
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a local directory or Hub id."""
+    from transformers import AutoTokenizer
+
+    _check_directory(path)
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise DataError(_cannot(path, "tokenizer", error)) from error
+
+
+def load_model(path: str, dtype: str = "float32", device: str = "cpu", attention: str | None = None) -> Any:
+    """A causal LM with float32 parameters (float64 when asked), dropout off."""
+    from transformers import AutoModelForCausalLM
+
+    _check_directory(path)
+    parameters = torch.float64 if dtype == "float64" else torch.float32
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=parameters, attn_implementation=attention)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise DataError(_cannot(path, "model", error)) from error
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model.to(device).eval()
+
+
+def _check_directory(path: str) -> None:
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if looks_local and not (Path(path) / "config.json").is_file():
+        raise DataError(f"{path} holds no config.json; model.path is a Hugging Face model directory or a Hub id")
+
+
+def _cannot(path: str, what: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0][:200]
+    return (
+        f"cannot load the {what} of {path}: {first} (a Hugging Face directory or Hub id; offline use a local directory)"
+    )

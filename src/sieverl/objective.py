@@ -1,0 +1,330 @@
+"""From credit to a loss: ratios, objectives, penalties, spreads and aggregates. Pure PyTorch.
+
+Legend: T kept tokens, packed; S kept sequences; P pairs; R all sampled responses of the mini-batch, all ranks.
+Each function is one choice on the page `algorithms.py`:
+
+- spread     (Tokens) -> T           the advantage of each token, once per batch, without gradient
+- ratio      (Tokens) -> T           how far the policy has moved since the tokens were sampled
+- objective  (Tokens, ratio_T) -> T  the loss of each token (or of each pair)
+- penalty    (Tokens) -> T           what is added to it
+- aggregate  total over a micro-batch; count known before any forward
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sieverl.credit import needs
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The response tokens of some sequences, packed one after the other.
+
+    `response_T` says which of the S sequences a token belongs to (ascending). `old_T` are the log-probs of the policy
+    that the ratio refers to (without them: this policy, gradient stopped). `weight_T` corrects for an engine that
+    differs from the learner. `kept_T` marks tokens of selected responses, when rejected ones are there for a penalty.
+    `lengths` are those of *all* responses counted in the denominator (kept or not, of all ranks; by default those that
+    are here) and `pairs` the number of pairs; `sampled_lengths` likewise for penalties over all sampled responses.
+    """
+
+    logp_T: Tensor
+    response_T: Tensor
+    advantage_T: Tensor
+    old_T: Tensor | None = None
+    ref_T: Tensor | None = None
+    value_T: Tensor | None = None
+    entropy_T: Tensor | None = None
+    weight_T: Tensor | None = None
+    kept_T: Tensor | None = None
+    pair_S: Tensor | None = None
+    lengths: Sequence[int] | None = None
+    sampled_lengths: Sequence[int] | None = None
+    pairs: int | None = None
+    max_tokens: int = 1
+
+    def length_S(self) -> Tensor:
+        """Tokens in each sequence, [S]."""
+        size = int(self.response_T[-1]) + 1 if len(self.response_T) else 0
+        return torch.bincount(self.response_T, minlength=size)
+
+    def log_ratio_T(self) -> Tensor:
+        """log(pi / pi_old) of each token, [T]."""
+        return self.logp_T - (self.logp_T.detach() if self.old_T is None else self.old_T)
+
+
+# --- ratio ----------------------------------------------------------------------------------------
+
+
+def per_token(tokens: Tokens) -> Tensor:
+    """s_t = pi(a_t) / pi_old(a_t), [T]."""
+    return tokens.log_ratio_T().exp()
+
+
+def per_sequence(tokens: Tokens) -> Tensor:
+    """s = exp(mean_t log ratio) of the sequence, the same for each of its tokens, [T] (GSPO, arXiv 2507.18071)."""
+    length_S = tokens.length_S()
+    log_ratio_T = tokens.log_ratio_T()
+    total_S = torch.zeros(len(length_S), dtype=log_ratio_T.dtype, device=log_ratio_T.device)
+    total_S = total_S.index_add(0, tokens.response_T, log_ratio_T)
+    return (total_S / length_S.clamp(min=1)).exp()[tokens.response_T]
+
+
+# --- objective ------------------------------------------------------------------------------------
+
+
+def log_prob(tokens: Tokens, ratio_T: Tensor) -> Tensor:
+    """-A log pi: the plain policy gradient, no ratio, [T] (RAFT, eq. 1)."""
+    return -tokens.advantage_T * tokens.logp_T
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """-min(s A, clip(s, 1 - low, 1 + high) A), [T] (PPO, arXiv 1707.06347; eq. 4 to 6 of arXiv 2504.11343).
+
+    `dual` bounds the loss of a negative advantage at -dual * A (arXiv 1912.09729). low = high = inf leaves the ratio
+    unclipped.
+    """
+
+    low: float = 0.2
+    high: float = 0.2
+    dual: float | None = None
+    needs = frozenset({"ratio"})
+
+    def __call__(self, tokens: Tokens, ratio_T: Tensor) -> Tensor:
+        advantage_T = tokens.advantage_T
+        clipped_T = ratio_T.clamp(1 - self.low, 1 + self.high)
+        gain_T = torch.minimum(ratio_T * advantage_T, clipped_T * advantage_T)
+        if self.dual is not None:
+            gain_T = torch.where(advantage_T < 0, torch.maximum(gain_T, self.dual * advantage_T), gain_T)
+        return -gain_T
+
+    def outside(self, tokens: Tokens, ratio_T: Tensor) -> Tensor:
+        """Where the clip takes the gradient away, bool [T]."""
+        up = (tokens.advantage_T > 0) & (ratio_T > 1 + self.high)
+        return up | ((tokens.advantage_T < 0) & (ratio_T < 1 - self.low))
+
+
+unclipped = Clipped(math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class ClippedWeight:
+    """-stop_gradient(min(s, 1 + high)) A log pi: clip the weight, keep the gradient, [T] (CISPO, arXiv 2506.13585)."""
+
+    high: float = 4.0
+    needs = frozenset({"ratio"})
+
+    def __call__(self, tokens: Tokens, ratio_T: Tensor) -> Tensor:
+        return -ratio_T.detach().clamp(max=1 + self.high) * tokens.advantage_T * tokens.logp_T
+
+    def outside(self, tokens: Tokens, ratio_T: Tensor) -> Tensor:
+        """Where the weight is clipped (the gradient stays), bool [T]."""
+        return ratio_T > 1 + self.high
+
+
+@dataclass(frozen=True)
+class PairLogistic:
+    """-log sigmoid(beta * sum over the pair of A_i sum_t log(pi / pi_ref)), one loss a pair, [P].
+
+    DPO (arXiv 2305.18290) with A = +1 for the best and -1 for the worst response.
+    """
+
+    beta: float = 0.1
+    needs = frozenset({"ref", "pair", "ratio"})
+
+    def __call__(self, tokens: Tokens, ratio_T: Tensor) -> Tensor:
+        assert tokens.ref_T is not None
+        assert tokens.pair_S is not None
+        _, pair_S = tokens.pair_S.unique(return_inverse=True)
+        margin_T = tokens.advantage_T * (tokens.logp_T - tokens.ref_T)
+        size = int(pair_S.max()) + 1 if len(pair_S) else 0
+        margin_P = torch.zeros(size, dtype=margin_T.dtype, device=margin_T.device)
+        margin_P = margin_P.index_add(0, pair_S[tokens.response_T], margin_T)
+        return -torch.nn.functional.logsigmoid(self.beta * margin_P)
+
+
+# --- penalties ------------------------------------------------------------------------------------
+
+
+@needs("ref")
+def k2(tokens: Tokens) -> Tensor:
+    """(log pi - log ref)^2 / 2, [T]; on-policy its gradient is that of the reverse KL (arXiv 2510.01555)."""
+    assert tokens.ref_T is not None
+    return 0.5 * (tokens.logp_T - tokens.ref_T) ** 2
+
+
+@dataclass(frozen=True)
+class K3:
+    """exp(log ref - log pi) - (log ref - log pi) - 1, [T]; `limit` clamps its value to +-limit (the release: 10)."""
+
+    limit: float | None = None
+    needs = frozenset({"ref"})
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        assert tokens.ref_T is not None
+        log_ratio_T = tokens.ref_T - tokens.logp_T
+        k3_T = log_ratio_T.exp() - log_ratio_T - 1
+        return k3_T if self.limit is None else k3_T.clamp(-self.limit, self.limit)
+
+
+k3 = K3()
+
+
+@needs("ref")
+def k1(tokens: Tokens) -> Tensor:
+    """log pi - log ref, [T]: for the reward only; in the loss its expected gradient is zero on-policy."""
+    assert tokens.ref_T is not None
+    return tokens.logp_T - tokens.ref_T
+
+
+@needs("entropy")
+def negative_entropy(tokens: Tokens) -> Tensor:
+    """Minus the entropy of the distribution at each token, [T]: an entropy bonus is a penalty on this."""
+    assert tokens.entropy_T is not None
+    return -tokens.entropy_T
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """`coefficient` * `function`, added to the loss, over the kept responses or over all sampled ones.
+
+    Over `kept` it is conditional on selection; over `sampled` every response must be computed, so nothing is dropped.
+    """
+
+    function: Callable[[Tokens], Tensor]
+    coefficient: float
+    over: Literal["kept", "sampled"] = "kept"
+
+    def __post_init__(self) -> None:
+        if self.function is k1:
+            raise ValueError(
+                "a k1 penalty in the loss has zero expected gradient on-policy (arXiv 2510.01555); use k2 or k3 in the "
+                "loss, or k1 in the reward (kl_in_reward)"
+            )
+        if self.over not in ("kept", "sampled"):
+            raise ValueError(f"a penalty is taken over 'kept' or 'sampled' responses, not {self.over!r}")
+
+
+# --- spread ---------------------------------------------------------------------------------------
+
+
+def to_tokens(tokens: Tokens) -> Tensor:
+    """Every token gets its response's advantage, [T]."""
+    return tokens.advantage_T
+
+
+def _backward_sum(tokens: Tokens, value_T: Tensor, decay: float) -> Tensor:
+    """x_t + decay * x_{t+1} + ... within each sequence, [T]."""
+    length_S = tokens.length_S()
+    width = int(length_S.max()) if len(length_S) else 0
+    start_S = torch.cumsum(length_S, 0) - length_S
+    column_T = torch.arange(len(value_T), device=value_T.device) - start_S[tokens.response_T]
+    grid = torch.zeros(len(length_S), width + 1, dtype=value_T.dtype, device=value_T.device)
+    grid[tokens.response_T, column_T] = value_T
+    for column in range(width - 1, -1, -1):
+        grid[:, column] += decay * grid[:, column + 1]
+    return grid[tokens.response_T, column_T]
+
+
+def _is_last_T(tokens: Tokens) -> Tensor:
+    last_T = torch.ones_like(tokens.response_T, dtype=torch.bool)
+    last_T[:-1] = tokens.response_T[1:] != tokens.response_T[:-1]
+    return last_T
+
+
+@dataclass(frozen=True)
+class Gae:
+    """Generalised advantage estimation: terminal reward, value after the end 0, [T] (arXiv 1506.02438).
+
+    `kl` puts -kl * (log pi_old - log ref) into the reward of each token (k1 in the reward).
+    """
+
+    gamma: float = 1.0
+    lam: float = 1.0
+    kl: float = 0.0
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"value", "old", "ref"} if self.kl else {"value"})
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        assert tokens.value_T is not None
+        last_T = _is_last_T(tokens)
+        next_T = torch.where(last_T, torch.zeros_like(tokens.value_T), tokens.value_T.roll(-1))
+        reward_T = torch.where(last_T, tokens.advantage_T, torch.zeros_like(tokens.advantage_T))
+        if self.kl:
+            assert tokens.old_T is not None
+            assert tokens.ref_T is not None
+            reward_T = reward_T - self.kl * (tokens.old_T - tokens.ref_T)
+        return _backward_sum(tokens, reward_T + self.gamma * next_T - tokens.value_T, self.gamma * self.lam)
+
+
+@dataclass(frozen=True)
+class KlInReward:
+    """advantage - kl * sum over the tokens from here on of (log pi_old - log ref), [T]: k1 in the reward."""
+
+    kl: float = 0.001
+    needs = frozenset({"old", "ref"})
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        assert tokens.old_T is not None
+        assert tokens.ref_T is not None
+        return tokens.advantage_T - self.kl * _backward_sum(tokens, tokens.old_T - tokens.ref_T, 1.0)
+
+
+def whiten(value_T: Tensor, reduce: Callable[[Tensor], Tensor] = lambda moments: moments) -> Tensor:
+    """(x - mean) / (std + 1e-8), n-1 std, over all tokens of all ranks; `reduce` sums a small tensor over the ranks."""
+    first = reduce(torch.stack([value_T.sum(), value_T.new_tensor(float(len(value_T)))]))
+    mean = first[0] / first[1].clamp(min=1)
+    squares = reduce(((value_T - mean) ** 2).sum().reshape(1))[0]
+    return (value_T - mean) / ((squares / (first[1] - 1).clamp(min=1)).sqrt() + 1e-8)
+
+
+# --- aggregate ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """How token losses become one number: `total` sums a micro-batch, `count` is the one division outside.
+
+    `total` is (Tokens, loss_T) -> scalar; `count` is (lengths_R, pairs, max_tokens) -> float and knows only how long
+    the responses are, so it stands before any forward. `unit` is what may not be torn apart by micro-batches.
+    """
+
+    name: str
+    total: Callable[[Tokens, Tensor], Tensor]
+    count: Callable[[Sequence[int], int, int], float]
+    unit: Literal["response", "pair"] = "response"
+
+
+def _sum(tokens: Tokens, loss: Tensor) -> Tensor:
+    return loss.sum()
+
+
+def _sum_of_means(tokens: Tokens, loss_T: Tensor) -> Tensor:
+    return (loss_T / tokens.length_S()[tokens.response_T]).sum()
+
+
+sequence_mean = Aggregate("sequence_mean", _sum_of_means, lambda lengths, pairs, longest: float(len(lengths)))
+token_mean = Aggregate("token_mean", _sum, lambda lengths, pairs, longest: float(sum(lengths)))
+constant_length = Aggregate("constant_length", _sum, lambda lengths, pairs, longest: float(len(lengths) * longest))
+pair_mean = Aggregate("pair_mean", _sum, lambda lengths, pairs, longest: float(pairs), unit="pair")
+
+
+# --- critic ---------------------------------------------------------------------------------------
+
+
+def value_loss(value_T: Tensor, old_value_T: Tensor, return_T: Tensor, clip: float | None) -> Tensor:
+    """max((v - R)^2, (clip(v, v_old +- clip) - R)^2) / 2, [T] (PPO's clipped value loss)."""
+    loss_T = (value_T - return_T) ** 2
+    if clip is not None:
+        near_T = old_value_T + (value_T - old_value_T).clamp(-clip, clip)
+        loss_T = torch.maximum(loss_T, (near_T - return_T) ** 2)
+    return 0.5 * loss_T

@@ -1,0 +1,84 @@
+"""Key/value memory for decoding: allocated in few pieces, rows leave in place, one row a response.
+
+Legend: B rows, H key/value heads, C columns (allocated), L columns in use, D head size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+GROWTH = 64  # columns added at the least when the memory is full
+
+
+class RowLayer(CacheLayerMixin):
+    """Keys and values of one layer, [B, H, C, D]; the first L columns are in use.
+
+    Sliding-window layers use it too: old columns stay and the mask hides them.
+    """
+
+    is_sliding = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.used + key_states.shape[2]
+        if end > self.keys.shape[2]:
+            self.resize(max(end, GROWTH if self.used == 0 else 2 * self.used))
+        self.keys[:, :, self.used : end] = key_states
+        self.values[:, :, self.used : end] = value_states
+        self.used = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def resize(self, columns: int, source: Tensor | None = None) -> None:
+        """Move to memory of `columns` columns; with `source`, row i becomes a copy of row source[i]."""
+        self.keys, self.values = (self._moved(x, columns, source) for x in (self.keys, self.values))
+
+    def _moved(self, old: Tensor, columns: int, source: Tensor | None) -> Tensor:
+        rows, heads, _, size = old.shape
+        new = old.new_empty(rows if source is None else len(source), heads, columns, size)
+        new[:, :, : self.used] = old[:, :, : self.used] if source is None else old[source, :, : self.used]
+        return new
+
+    def keep(self, rows: int, source: Tensor, target: Tensor) -> None:
+        """Copy rows `source` to `target`, then keep the first `rows`."""
+        for x in (self.keys, self.values):
+            if len(source):
+                x[target, :, : self.used] = x[source, :, : self.used]
+        self.keys, self.values = self.keys[:rows], self.values[:rows]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.used + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.used
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class RowCache(Cache):
+    """One `RowLayer` a layer of the model, made as layers first write."""
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=RowLayer)
+
+    def spread(self, source: Tensor, room: int) -> None:
+        """Row i becomes a copy of row source[i] (a group shares its prefill), with `room` more columns."""
+        for layer in self.layers:
+            layer.resize(layer.used + room, source)
+
+    def keep(self, rows: int, source: Tensor, target: Tensor) -> None:
+        """Copy rows `source` to `target` in every layer, then keep the first `rows`."""
+        for layer in self.layers:
+            layer.keep(rows, source, target)

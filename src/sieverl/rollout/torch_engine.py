@@ -1,0 +1,162 @@
+"""The built-in engine: any Hugging Face causal LM, on the learner's own weights (no copy, no sync on one device).
+
+Samples of a prompt share one prefill, finished responses leave the batch at once, and noise is a pure function of
+(seed, prompt, sample, position). Legend: B live rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sieverl.model import Policy
+from sieverl.rollout import noise
+from sieverl.rollout.cache import GROWTH, RowCache
+from sieverl.rollout.protocol import OnDone, Request, Sampling
+from sieverl.rollout.sampling import draw
+from sieverl.types import Array, Rollout
+
+
+@dataclass
+class Rows:
+    """The live rows of a wave: which response each is, its noise key, where its prompt starts, its last token."""
+
+    response: Array
+    key: Array
+    start: Tensor
+    token: Tensor
+
+
+class TorchEngine:
+    """Samples from `policy.model`. `max_rows` responses are decoded at a time (memory grows with it)."""
+
+    def __init__(self, policy: Policy, max_rows: int = 512) -> None:
+        self.policy = policy
+        self.max_rows = max_rows
+        self.version = 0
+        self.steps = 0  # decoding forwards so far
+        self.slots = 0  # rows through them: tokens sampled, and nothing else (no padding)
+
+    def load(self, model: Any, version: int) -> None:
+        """The weights are the learner's own: only the version is taken."""
+        self.version = version
+
+    def sample(self, requests: Sequence[Request], sampling: Sampling, on_done: OnDone | None = None) -> list[Rollout]:
+        """One `Rollout` for each sample of each request, in order."""
+        rollouts: list[Rollout] = []
+        model = self.policy.model
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad(), self.policy.autocast():
+                for wave in waves(requests, self.max_rows):
+                    rollouts += self._decode(wave, sampling, on_done)
+        finally:
+            model.train(training)
+        return rollouts
+
+    def _decode(self, requests: Sequence[Request], sampling: Sampling, on_done: OnDone | None) -> list[Rollout]:
+        device = self.policy.device
+        owner = np.repeat(np.arange(len(requests)), [r.samples for r in requests])
+        sample = np.concatenate([np.arange(r.first, r.first + r.samples) for r in requests])
+        prompt = np.array([r.prompt for r in requests], dtype=np.int64)[owner]
+        seed = np.array([r.seed for r in requests], dtype=np.int64)[owner]
+        tokens = np.zeros((len(owner), min(sampling.max_tokens, GROWTH)), dtype=np.int64)
+        logps = np.zeros(tokens.shape, dtype=np.float64 if self.policy.float64 else np.float32)
+        eos = np.array(sampling.eos, dtype=np.int64)
+
+        cache = RowCache()
+        logits_PV, start_P = self._prefill(requests, cache)
+        spread = torch.from_numpy(owner).to(device)
+        cache.spread(spread, min(sampling.max_tokens, GROWTH))
+        rows = Rows(np.arange(len(owner)), noise.keys(seed, prompt, sample), start_P[spread], spread)
+        logits_BV, padded = logits_PV[spread], bool(start_P.any())
+        done: dict[int, Rollout] = {}
+        for position in range(sampling.max_tokens):
+            uniform_B = torch.from_numpy(noise.uniforms(rows.key, position)).to(device)
+            rows.token, logp_B = draw(logits_BV, uniform_B, sampling)
+            token_B = rows.token.cpu().numpy()
+            if position == tokens.shape[1]:
+                tokens, logps = (np.concatenate([x, np.zeros_like(x)], axis=1) for x in (tokens, logps))
+            tokens[rows.response, position] = token_B
+            logps[rows.response, position] = logp_B.cpu().numpy()
+            ended_B = np.isin(token_B, eos)
+            if sampling.stop:
+                ended_B |= self._stopped(tokens[rows.response, : position + 1], sampling.stop)
+            leaving_B = ended_B | (position + 1 == sampling.max_tokens)
+            for row in np.flatnonzero(leaving_B):
+                i = int(rows.response[row])
+                texts = tokens[i, : position + 1].tolist(), logps[i, : position + 1].tolist()
+                done[i] = Rollout(int(prompt[i]), int(sample[i]), *texts, truncated=not ended_B[row])
+                if on_done:
+                    on_done(done[i])
+            if leaving_B.all():
+                break
+            if leaving_B.any():
+                self._leave(rows, cache, leaving_B)
+            logits_BV = self._step(rows, cache, padded)
+        return [done[i] for i in range(len(owner))]
+
+    def _prefill(self, requests: Sequence[Request], cache: RowCache) -> tuple[Tensor, Tensor]:
+        """Logits of the first response token, [P, V], and how many columns of left padding each prompt has, [P]."""
+        device = self.policy.device
+        width = max(len(r.tokens) for r in requests)
+        ids = torch.full((len(requests), width), self.policy.pad, dtype=torch.int64)
+        for i, request in enumerate(requests):
+            ids[i, width - len(request.tokens) :] = torch.tensor(request.tokens)
+        start_P = torch.tensor([width - len(r.tokens) for r in requests], device=device)
+        columns = torch.arange(width, device=device)
+        mask = (columns >= start_P[:, None]).long() if bool(start_P.any()) else None
+        positions = (columns - start_P[:, None]).clamp(min=0)
+        hidden = self.policy.hidden(ids.to(device), positions, mask, cache)
+        return self.policy.logits(hidden[:, -1]), start_P
+
+    def _step(self, rows: Rows, cache: RowCache, padded: bool) -> Tensor:
+        """Feed each live row its last token; the logits of the next, [B, V]."""
+        used = cache.get_seq_length()
+        mask = None
+        if padded:
+            mask = (torch.arange(used + 1, device=rows.start.device) >= rows.start[:, None]).long()
+        self.steps += 1
+        self.slots += len(rows.response)
+        hidden = self.policy.hidden(rows.token[:, None], (used - rows.start)[:, None], mask, cache)
+        return self.policy.logits(hidden[:, -1])
+
+    def _leave(self, rows: Rows, cache: RowCache, leaving_B: Array) -> None:
+        """Fill the places of finished rows with the last live ones, and shrink the batch to the live rows."""
+        live = int((~leaving_B).sum())
+        target = np.flatnonzero(leaving_B[:live])
+        source = live + np.flatnonzero(~leaving_B[live:])
+        to, of = (torch.from_numpy(x).to(rows.start.device) for x in (target, source))
+        cache.keep(live, of, to)
+        for name in ("response", "key"):
+            value = getattr(rows, name)
+            value[target] = value[source]
+            setattr(rows, name, value[:live])
+        for name in ("start", "token"):
+            value = getattr(rows, name)
+            value[to] = value[of]
+            setattr(rows, name, value[:live])
+
+    def _stopped(self, tokens_BL: Array, stop: tuple[str, ...]) -> Array:
+        """Whether a stop string stands in the newest tokens of each row, bool [B]."""
+        window = max(map(len, stop)) + 8  # a token is at least one character, but for the odd partial one
+        tails = self.policy.tokenizer.batch_decode(tokens_BL[:, -window:])
+        return np.array([any(s in tail for s in stop) for tail in tails])
+
+
+def waves(requests: Sequence[Request], max_rows: int) -> Iterator[list[Request]]:
+    """Requests in order, as many at a time as have at most `max_rows` samples (a larger one goes alone)."""
+    wave: list[Request] = []
+    for request in requests:
+        if wave and sum(r.samples for r in wave) + request.samples > max_rows:
+            yield wave
+            wave = []
+        wave.append(request)
+    if wave:
+        yield wave

@@ -1,0 +1,107 @@
+"""What is passed around. Shapes: R responses (rows), T kept tokens, S kept sequences, P prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from numpy.typing import NDArray
+
+Row = Mapping[str, Any]
+Array = NDArray[Any]
+
+
+class Status(StrEnum):
+    """Why a response got its reward. Each is counted and shown apart."""
+
+    CORRECT = "correct"
+    INCORRECT = "incorrect"
+    NO_ANSWER = "no_answer"
+    TRUNCATED = "truncated"
+    VERIFIER_TIMEOUT = "verifier_timeout"
+    VERIFIER_ERROR = "verifier_error"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verifier says of one response: any float as the reward, whether it is correct, and why.
+
+    >>> Verdict.of(1.0)
+    Verdict(reward=1.0, correct=True, status=<Status.CORRECT: 'correct'>)
+    >>> Verdict.of(0.5).status.value
+    'incorrect'
+    """
+
+    reward: float
+    correct: bool
+    status: Status
+
+    @staticmethod
+    def of(reward: float, status: Status | None = None) -> Verdict:
+        """The verdict of a plain number: correct when the reward is at least 1 (to rounding)."""
+        correct = bool(reward >= 1 - 1e-6)
+        return Verdict(float(reward), correct, status or (Status.CORRECT if correct else Status.INCORRECT))
+
+
+Verifier = Callable[[str, Row], "float | Verdict"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question: `id` is its place in its source, `text` the bare question or `messages` a chat, `row` every column.
+
+    `row["answer"]` is the gold answer that the verifier sees.
+    """
+
+    id: int
+    text: str
+    row: Row
+    messages: Sequence[Mapping[str, str]] | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled response. `tokens` include the end-of-text token when there is one; `truncated` ones have none.
+
+    `logp` are the engine's log-probabilities of `tokens` at the sampling temperature, float32, same length.
+    """
+
+    prompt: int
+    sample: int
+    tokens: list[int]
+    logp: list[float]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Responses:
+    """All ranks' responses of one step, one row each; what credit is computed from (a few kB).
+
+    Groups may be ragged: rows with one `prompt_R` form a group, wherever they stand. `greedy_R` is the reward of the
+    prompt's greedy response (only when the algorithm asks for it), `max_tokens` the length at which a response is
+    truncated, `seed` breaks ties, `graded` says that rewards mean more than right (1) and wrong (0).
+    """
+
+    prompt_R: Array
+    reward_R: Array
+    correct_R: Array
+    length_R: Array
+    truncated_R: Array
+    greedy_R: Array | None = None
+    max_tokens: int = 1
+    seed: int = 0
+    graded: bool = False
+
+    def __len__(self) -> int:
+        return len(self.prompt_R)
+
+
+@dataclass(frozen=True)
+class Credit:
+    """Which responses are kept, bool [R], and the advantage of each before it is spread over tokens, float64 [R]."""
+
+    keep: Array
+    advantage: Array
+    shaped: Array = field(repr=False)

@@ -1,0 +1,109 @@
+"""What a verifier is made of: how to score a response, a cheap way where one decides, and what a right response looks like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sieverl.errors import DataError, UsageError, nearest
+from sieverl.types import Row, Status, Verdict
+
+NO_ANSWER = Verdict(0.0, False, Status.NO_ANSWER)
+REFUSED = Verdict(0.0, False, Status.VERIFIER_ERROR)
+
+
+def binary(right: bool) -> Verdict:
+    """Reward 1 or 0.
+
+    >>> binary(True).reward, binary(False).status.value
+    (1.0, 'incorrect')
+    """
+    return Verdict.of(float(right))
+
+
+def undecided(response: str, row: Row) -> Verdict | None:
+    """The cheap path of a verifier that has none."""
+    return None
+
+
+@dataclass(frozen=True)
+class Check:
+    """A verifier that is any callable `(response, row) -> Verdict`, and what the pool may know about it.
+
+    `cheap` decides in the caller's process in microseconds, exactly as `full` would, or returns None; with `total` it
+    always decides, so no worker is needed. `prepare` does the slow imports. `graded` says that rewards mean more than
+    right and wrong (None: not known). `gold` writes a response that must be right, or None where there is none.
+    """
+
+    full: Callable[[str, Row], Verdict]
+    cheap: Callable[[str, Row], Verdict | None] = undecided
+    total: bool = False
+    prepare: Callable[[], object] = lambda: None
+    graded: bool | None = False
+    gold: Callable[[Row], str | None] = lambda row: None
+
+    def __call__(self, response: str, row: Row) -> Verdict:
+        return self.full(response, row)
+
+
+def at_once(score: Callable[[str, Row], Verdict], gold: Callable[[Row], str | None]) -> Check:
+    """A check that cannot hang, so that it runs in the caller's process."""
+    return Check(full=score, cheap=score, total=True, gold=gold)
+
+
+def as_verdict(value: Any) -> Verdict:
+    """The verdict of whatever a user's function returned; None means that it does not apply.
+
+    >>> as_verdict(1).correct, as_verdict(None).status.value
+    (True, 'no_answer')
+    >>> as_verdict(float("nan"))
+    Traceback (most recent call last):
+    ValueError: the reward is nan; it must be a finite number
+    """
+    if isinstance(value, Verdict):
+        return value
+    if value is None:
+        return NO_ANSWER
+    reward = float(value)
+    if not math.isfinite(reward):
+        raise ValueError(f"the reward is {reward}; it must be a finite number")
+    return Verdict.of(reward)
+
+
+def golds(row: Row) -> list[str]:
+    """The gold answers of a row: `row["answer"]` is a string, a number or a list of them.
+
+    >>> golds({"answer": 27.0}), golds({"answer": ["a", "b"]})
+    (['27'], ['a', 'b'])
+    """
+    answer = row.get("answer")
+    if hasattr(answer, "tolist"):
+        answer = answer.tolist()
+    texts = [as_text(value) for value in (answer if isinstance(answer, list | tuple) else [answer])]
+    if not texts or not all(texts):
+        raise DataError(f"The gold answer of a row is {answer!r}; give each row an answer in its column `answer`.")
+    return texts
+
+
+def as_text(value: Any) -> str:
+    """A gold answer as text; whole floats lose their point, since some sets store 27 as 27.0."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return str(value).strip()
+
+
+def one_of(option: str, value: Any, known: Iterable[str]) -> Any:
+    """`value`, or a UsageError that names what is allowed.
+
+    >>> one_of("boxes", "lst", ["first", "last"])
+    Traceback (most recent call last):
+    sieverl.errors.UsageError: verify.boxes is 'lst'; it can be first, last. Did you mean last?
+    """
+    names = list(known)
+    if value not in names:
+        raise UsageError(f"verify.{option} is {value!r}; it can be {', '.join(names)}.{nearest(str(value), names)}")
+    return value

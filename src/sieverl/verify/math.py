@@ -1,0 +1,128 @@
+"""Mathematical answers: the box is found by explicit rules, numbers are compared exactly, the rest by Math-Verify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from sieverl.types import Row, Verdict
+from sieverl.verify import extract, numbers
+from sieverl.verify.check import NO_ANSWER, REFUSED, Check, binary, golds, one_of
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What counts as an answer, and as the same answer; the defaults are the strict ones. docs/verifiers.md has the table.
+
+    `boxes` says which box counts and `unboxed` whether a response without one is read; with `after` the answer stands
+    behind the last such marker. `percent` drops the sign, takes its value (50% is 0.5) or accepts either; `units`,
+    `commas` and `e_notation` say that these are understood. Decimals agree to `precision` places, or within the relative
+    `tolerance`. Of several gold answers `any` or `all` must be given. `variables` must have the same names;
+    `set_relations` lets 1 < x < 2 stand for an interval. `targets` is what Math-Verify looks for outside a box. An
+    answer over `max_chars` (and over twice the gold's length) is not read.
+    """
+
+    boxes: str = "last"
+    unboxed: bool = False
+    after: str | None = None
+    percent: str = "drop"
+    units: bool = True
+    commas: bool = True
+    e_notation: bool = True
+    precision: int = 6
+    tolerance: float = 0.0
+    answers: str = "any"
+    variables: bool = True
+    set_relations: bool = False
+    targets: tuple[str, ...] = ("latex", "expr")
+    max_chars: int = 1000
+
+
+RULES = {
+    "strict": Rules(),
+    "lenient": Rules(unboxed=True, percent="either", set_relations=True),
+    "math_verify": Rules(boxes="math_verify", unboxed=True, max_chars=100_000),
+}
+Same = Callable[[str, str, Rules], bool | None]
+
+
+def math(rules: str = "strict", **options: Any) -> Check:
+    r"""Mathematical answers. `rules` names a set of defaults, each field of `Rules` is an option that overrides one.
+
+    `strict` is for training, `lenient` for evaluation, `math_verify` that library's own reading of a whole response.
+
+    >>> check = math()
+    >>> [check(text, {"answer": "1200"}).status.value for text in (r"so \boxed{1,200}", r"\boxed{120}", "so 1,200")]
+    ['correct', 'incorrect', 'no_answer']
+    """
+    from sieverl.verify import symbolic  # cheap to import; Math-Verify itself waits for `prepare`
+
+    chosen = replace(RULES[one_of("rules", rules, RULES)], **options)
+    one_of("boxes", chosen.boxes, [*extract.BOXES, "math_verify"])
+    one_of("percent", chosen.percent, numbers.PERCENT)
+    one_of("answers", chosen.answers, ("any", "all"))
+    chosen = replace(chosen, targets=tuple(one_of("targets", target, ("latex", "expr")) for target in chosen.targets))
+    if chosen.boxes == "math_verify":
+        return Check(full=partial(symbolic.whole, rules=chosen), prepare=symbolic.prepare, gold=gold_response)
+    full = partial(score, rules=chosen, same=symbolic.same, unboxed=symbolic.unboxed)
+    cheap = partial(score, rules=chosen, same=same_cheaply, unboxed=lambda response, gold_texts, rules: None)
+    return Check(full=full, cheap=cheap, prepare=symbolic.prepare, gold=gold_response)
+
+
+def gold_response(row: Row) -> str:
+    """A response that must be right: the gold in a box, or the gold itself where it has one."""
+    gold = golds(row)[0]
+    return gold if extract.boxed(gold) else rf"\boxed{{{gold}}}"
+
+
+def candidates(response: str, rules: Rules) -> list[str] | None:
+    """The answers of a response that count; empty when its boxes contradict each other, None without an answer."""
+    marked = extract.after_marker(response, rules.after) if rules.after else None
+    if marked:
+        return (extract.boxed(marked) or [marked])[-1:]
+    boxes = [box for box in extract.boxed(response) if box]
+    return extract.BOXES[rules.boxes](boxes) if boxes else None
+
+
+def gold_texts(row: Row, rules: Rules) -> list[str]:
+    """The gold answers as bare text: out of the box or from behind the marker where the gold is a whole solution."""
+    texts = []
+    for gold in golds(row):
+        marked = extract.after_marker(gold, rules.after) if rules.after else None
+        texts.append(marked or (extract.boxed(gold) or [gold])[-1])
+    return [", ".join(texts)] if rules.answers == "all" else texts
+
+
+def score(response: str, row: Row, rules: Rules, same: Same, unboxed: Callable[..., Verdict | None]) -> Any:
+    """The verdict of a response; None as soon as `same` or `unboxed` cannot tell."""
+    texts = gold_texts(row, rules)
+    found = candidates(response, rules)
+    if found is None:
+        return unboxed(response, texts, rules) if rules.unboxed else NO_ANSWER
+    if any(len(text) > max(rules.max_chars, 2 * max(map(len, texts))) for text in found):
+        return REFUSED
+    told = [same(text, gold, rules) for text in found for gold in texts]
+    if any(told):
+        return binary(True)
+    return None if None in told else binary(False)
+
+
+def same_cheaply(answer: str, gold: str, rules: Rules) -> bool | None:
+    """Whether two answers are one text or two plain numbers that agree; None for anything else.
+
+    >>> same_cheaply("0.5", "1/2", Rules()), same_cheaply("5", "4", Rules()), same_cheaply("x", "4", Rules())
+    (True, False, None)
+    """
+    a, b = numbers.tidy(answer), numbers.tidy(gold)
+    if a == b:
+        return True if a else None
+    if rules.units:
+        a, b = numbers.without_unit(a), numbers.without_unit(b)
+    x, y = numbers.read(a), numbers.read(b)
+    if x is None or y is None:
+        return None
+    if (x.grouped or y.grouped) > rules.commas or (x.e_notation or y.e_notation) > rules.e_notation:
+        return None
+    return numbers.same_number(x, y, rules.percent, rules.precision, rules.tolerance)

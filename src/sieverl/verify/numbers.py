@@ -1,0 +1,126 @@
+"""Numbers read exactly: integers, decimals, fractions and powers of ten in the notations that answers are written in."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+_NOISE = re.compile(r"\\!|\\,(?=[0-9]{3}(?![0-9]))|\\?\$|\\(?:left|right)(?![a-zA-Z])|\\displaystyle(?![a-zA-Z])")
+_BLANK = re.compile(r"(?:\\[,;: ]|~|\s)+")
+# Only blanks that carry nothing go: not those of `3 1/2`, nor that of the list `1, 200`.
+_SPACE = re.compile(r"(?<![A-Za-z0-9,]) | (?![A-Za-z0-9])|(?<=,) (?![0-9]{3}(?![0-9]))")
+_FRAC = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
+_WRAP = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}\\]*)\}")
+_UNIT = re.compile(
+    r"(?<=[0-9}%)])\s*(?:\^\s*(?:\\circ|\{\\circ\})|°|\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*\}(?:\^(?:[0-9]|\{-?[0-9]\}))?)+$"
+)
+_EXACT = re.compile(
+    r"""(?P<sign>[-+]?)(?:
+      (?:\\frac\s*(?:\{(?P<top>[0-9]{1,300})\}|(?P<top1>[0-9]))\s*(?:\{(?P<low>[0-9]{1,300})\}|(?P<low1>[0-9])))
+    | (?P<left>[0-9]{1,300})/(?P<right>[0-9]{1,300})
+    | (?P<whole>(?P<grouped>[0-9]{1,3}(?:(?:,|\{,\})[0-9]{3})+)|[0-9]{1,300})?(?P<point>\.[0-9]{0,300})?
+      (?:[eE](?P<e>[-+]?[0-9]{1,3})|\s*(?:\\times|\\cdot|[*×·])\s*10(?:\^|\*\*)(?:\{(?P<e1>[-+]?[0-9]{1,3})\}|(?P<e2>[-+]?[0-9]{1,3})))?
+    | 10\^(?:\{(?P<e3>[-+]?[0-9]{1,3})\}|(?P<e4>[0-9]))
+    )(?P<percent>(?:\\?%)?)""",
+    re.VERBOSE,
+)
+
+
+class Exact(NamedTuple):
+    """A number as it was written: its value, whether it has a decimal point, a percent sign, grouping, an e."""
+
+    value: Fraction
+    decimal: bool
+    percent: bool
+    grouped: bool
+    e_notation: bool
+
+
+@lru_cache(4096)
+def tidy(text: str) -> str:
+    r"""One spelling of what looks the same on paper: no spacing commands, no `$`, no `\left`, no full stop at the end.
+
+    >>> tidy(r" $\left( 3, \dfrac{\pi}{2} \right)$. ")
+    '(3,\\frac{\\pi}{2})'
+    >>> tidy(r"\text{ (B) }"), tidy("3 1/2")
+    ('(B)', '3 1/2')
+    """
+    text = _FRAC.sub(r"\\frac", _NOISE.sub("", text.replace("−", "-")))
+    text = _SPACE.sub("", _BLANK.sub(" ", text)).strip()
+    if text.endswith(".") and not text.endswith(".."):
+        text = text[:-1].rstrip()
+    wrapped = _WRAP.fullmatch(text)
+    return tidy(wrapped.group(1)) if wrapped else text
+
+
+def without_unit(text: str) -> str:
+    r"""A tidied answer less the unit at its end.
+
+    >>> without_unit(r"5\mathrm{cm}^2"), without_unit(r"90^\circ"), without_unit(r"\text{cm}")
+    ('5', '90', '\\text{cm}')
+    """
+    return _UNIT.sub("", text)
+
+
+@lru_cache(4096)
+def read(text: str) -> Exact | None:
+    r"""The number that a tidied text is, or None if it is anything else.
+
+    >>> read("1,200.5").value, read(r"4.5\times 10^{3}").value, read(r"-\frac{1}{2}").value, read("50%").percent
+    (Fraction(2401, 2), Fraction(4500, 1), Fraction(-1, 2), True)
+    >>> read("x+1"), read("1 2")
+    (None, None)
+    """
+    match = _EXACT.fullmatch(text) if len(text) < 700 else None
+    if match is None:
+        return None
+    part = match.groupdict()
+    top, low = part["top"] or part["top1"] or part["left"], part["low"] or part["low1"] or part["right"]
+    exponent = next((part[key] for key in ("e", "e1", "e2", "e3", "e4") if part[key]), None)
+    digits = (part["whole"] or "").replace("{,}", "").replace(",", "") + (part["point"] or "").rstrip(".")
+    if top:
+        if int(low) == 0:
+            return None
+        value = Fraction(int(top), int(low))
+    elif digits:
+        value = Fraction(digits) * Fraction(10) ** int(exponent or 0)
+    elif part["e3"] or part["e4"]:
+        value = Fraction(10) ** int(exponent or 0)
+    else:
+        return None
+    value = -value if part["sign"] == "-" else value
+    return Exact(value, bool(part["point"]), bool(part["percent"]), bool(part["grouped"]), bool(part["e"]))
+
+
+def agree(answer: Exact, gold: Exact, precision: int = 6, tolerance: float = 0.0) -> bool:
+    """Whether two numbers are the same: exactly; or, when one has a point and neither is whole, after rounding.
+
+    Rounding keeps `precision` decimals, and as many significant digits when the gold is below 0.1, so that 1e-10 and
+    2e-10 differ. `tolerance` is a relative error that is allowed besides.
+
+    >>> agree(read("0.333333"), read("1/3")), agree(read("0.33"), read("1/3")), agree(read("7.0"), read("7"))
+    (True, False, True)
+    """
+    a, b = answer.value, gold.value
+    if a == b:
+        return True
+    if tolerance and abs(a - b) <= Fraction(tolerance) * abs(b):
+        return True
+    if not (answer.decimal or gold.decimal) or a.denominator == 1 or b.denominator == 1:
+        return False
+    magnitude = math.floor(math.log10(abs(b.numerator)) - math.log10(b.denominator))
+    places = precision + max(0, -1 - magnitude)
+    return round(a, places) == round(b, places)
+
+
+def same_number(answer: Exact, gold: Exact, percent: str, precision: int, tolerance: float) -> bool:
+    """`agree`, after the percent rule: `drop` the sign, take its `value` (50% is 0.5), or accept `either`."""
+    shrink = [number._replace(value=number.value / (100 if number.percent else 1)) for number in (answer, gold)]
+    dropped = percent != "value" and agree(answer, gold, precision, tolerance)
+    return dropped or (percent != "drop" and agree(shrink[0], shrink[1], precision, tolerance))
+
+
+PERCENT = ("drop", "value", "either")

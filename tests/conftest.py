@@ -1,0 +1,66 @@
+"""Small random models of many families, and shapes checked while tests run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+BASE = ROOT / "src" / "sieverl" / "assets" / "base"
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+# family -> what differs from SIZES
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {"head_dim": 8},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8},
+    "mistral": {"sliding_window": 6},
+    "phi": {"num_key_value_heads": 4},
+    "phi3": {},
+    "granite": {"logits_scaling": 4.0},
+    "gpt_neox": {},
+}
+
+
+@pytest.fixture
+def random_model():
+    """A function (family, dtype, seed) -> small random causal LM."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def make(family: str = "qwen2", dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Any:
+        torch.manual_seed(seed)
+        config = AutoConfig.for_model(family, **{**SIZES, **FAMILIES[family], **changes})
+        model = AutoModelForCausalLM.from_config(config).eval()
+        with torch.no_grad():  # biases and norms are made at 0 and 1: a test must notice them
+            for p in model.parameters():
+                p.add_(torch.randn_like(p) * (0.3 if p.dim() == 1 else 0.1))
+        return model.to(dtype)
+
+    return make
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip(f"benchmark data are not part of the project; {SHARED} is missing")
+    return SHARED

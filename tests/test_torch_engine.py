@@ -1,0 +1,117 @@
+"""The built-in engine against `generate`, against one full forward, and against itself in other company."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES
+
+from sieverl.model import Policy
+from sieverl.rollout.protocol import Request, Sampling
+from sieverl.rollout.torch_engine import TorchEngine, waves
+
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15], [20], [30, 31, 32, 33, 34]]
+
+
+def requests(samples: int, prompts=PROMPTS) -> list[Request]:
+    return [Request(i, tokens, samples) for i, tokens in enumerate(prompts)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_tokens_equal_generate_in_float64(random_model, family):
+    model = random_model(family, torch.float64)
+    engine = TorchEngine(Policy(model, None))
+    rollouts = engine.sample(requests(1), Sampling(24, (2,), temperature=0.0))
+    for prompt, rollout in zip(PROMPTS, rollouts, strict=True):
+        ids = torch.tensor([prompt])
+        with torch.no_grad():
+            out = model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=24, eos_token_id=2
+            )
+        assert rollout.tokens == out[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_log_probs_equal_one_full_forward(random_model, family):
+    model = random_model(family)
+    rollouts = TorchEngine(Policy(model, None)).sample(requests(3), Sampling(20, (2,), temperature=0.7))
+    for rollout in rollouts:
+        prompt = PROMPTS[rollout.prompt]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + rollout.tokens])).logits[0, len(prompt) - 1 : -1]
+        logp = (logits.float() / 0.7).log_softmax(-1).gather(1, torch.tensor(rollout.tokens)[:, None])[:, 0]
+        np.testing.assert_allclose(rollout.logp, logp, atol=1e-4)
+
+
+def test_a_response_does_not_depend_on_its_company(random_model):
+    policy = Policy(random_model(dtype=torch.float64), None)
+    sampling = Sampling(30, (2, 3), temperature=1.0)
+    together = TorchEngine(policy).sample(requests(4), sampling)
+    in_waves = TorchEngine(policy, max_rows=4).sample(requests(4), sampling)
+    alone = TorchEngine(policy).sample([Request(1, PROMPTS[1], 2, first=2)], sampling)
+    assert [r.tokens for r in together] == [r.tokens for r in in_waves]
+    assert [r.tokens for r in together[6:8]] == [r.tokens for r in alone]
+    other_seed = TorchEngine(policy).sample([Request(1, PROMPTS[1], 2, seed=1, first=2)], sampling)
+    assert [r.tokens for r in other_seed] != [r.tokens for r in alone]
+
+
+def test_finished_rows_cost_nothing(random_model):
+    engine = TorchEngine(Policy(random_model(), None))
+    rollouts = engine.sample(requests(8), Sampling(40, tuple(range(2, 20))))
+    lengths = [len(r.tokens) for r in rollouts]
+    assert len(set(lengths)) > 3
+    assert engine.slots == sum(lengths) - len(lengths), "each token but a response's last is fed once, and no padding"
+
+
+def test_sampling_follows_the_distribution(random_model):
+    model = random_model()
+    rollouts = TorchEngine(Policy(model, None), max_rows=5000).sample([Request(0, [5, 6], 5000)], Sampling(1, (2,)))
+    with torch.no_grad():
+        expected = model(torch.tensor([[5, 6]])).logits[0, -1].softmax(-1).numpy()
+    observed = np.bincount([r.tokens[0] for r in rollouts], minlength=97) / 5000
+    assert np.abs(observed - expected).max() < 5 * np.sqrt(expected.max() / 5000)
+    assert np.abs(observed - expected).sum() < 0.15
+
+
+def test_ends_and_truncation(random_model):
+    policy = Policy(random_model(), None)
+    seen = []
+    rollouts = TorchEngine(policy).sample(requests(6), Sampling(12, (2, 3, 4, 5, 6)), on_done=seen.append)
+    assert {id(r) for r in seen} == {id(r) for r in rollouts}
+    assert {r.truncated for r in rollouts} == {True, False}
+    for r in rollouts:
+        assert all(t > 6 or t < 2 for t in r.tokens[:-1])
+        assert r.truncated == (r.tokens[-1] not in (2, 3, 4, 5, 6))
+        assert len(r.tokens) == 12 or not r.truncated
+        assert len(r.logp) == len(r.tokens)
+
+
+def test_stop_strings_end_a_response(random_model):
+    class Letters:
+        pad_token_id = 0
+
+        def batch_decode(self, rows):
+            return ["".join(chr(97 + t % 26) for t in row) for row in rows]
+
+    tokenizer = Letters()
+    rollouts = TorchEngine(Policy(random_model(), tokenizer)).sample(requests(8), Sampling(30, (2,), stop=("a", "b")))
+    stopped = [r for r in rollouts if not r.truncated and r.tokens[-1] != 2]
+    assert stopped
+    for r in stopped:
+        text = tokenizer.batch_decode([r.tokens])[0]
+        assert text[-1] in "ab"
+        assert "a" not in text[:-1]
+
+
+def test_top_k_and_top_p_restrict(random_model):
+    engine = TorchEngine(Policy(random_model(), None))
+    greedy = engine.sample(requests(1), Sampling(10, (2,), temperature=0.0))
+    for narrow in (Sampling(10, (2,), top_k=1), Sampling(10, (2,), top_p=1e-9)):
+        assert [r.tokens for r in engine.sample(requests(1), narrow)] == [r.tokens for r in greedy]
+
+
+def test_waves_keep_order_and_bound():
+    sizes = [[r.prompt for r in wave] for wave in waves([Request(i, [1], 3) for i in range(5)], 7)]
+    assert sizes == [[0, 1], [2, 3], [4]]
+    assert [len(w) for w in waves([Request(0, [1], 50)], 8)] == [1]

@@ -1,0 +1,248 @@
+"""Make the tiny base model that ships with SieveRL: `python tools/make_base_model.py [--out DIR] [--seed 0]`.
+
+The model (Qwen2, 0.8M parameters, one token a byte) learns to work out reasoning-gym's `basic_arithmetic` one step a
+line, first from a clean textbook, then from pupils' notebooks full of mistakes. So it can calculate, and samples many
+slips on top of it: reinforcement learning has something to reject and something to find. About ten minutes on 2 cores;
+the same seed, machine and thread count give the same bits. No evaluation prompt is in either corpus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import random
+import re
+import shutil
+import time
+from pathlib import Path
+
+import reasoning_gym
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+TASK = {
+    "operators": ["+", "-", "*"],
+    "min_terms": 2,
+    "max_terms": 4,
+    "min_digits": 1,
+    "max_digits": 1,
+    "allow_parentheses": True,
+    "allow_negation": False,
+    "whitespace": "no_space",
+}
+EVALUATION_SEED, EVALUATION_PROMPTS, CORPUS_SEED = 2, 512, 1_000_000  # item i of seed s is item i - 1 of seed s + 1
+TEXTBOOK, NOTEBOOKS = 130_000, 40_000  # worked solutions without and with mistakes
+SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>"]
+END, USER, ASSISTANT, PAD = 256, 257, 258, 260
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+CALCULATE = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
+SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
+
+
+def expressions(seed: int, size: int) -> list[str]:
+    data = reasoning_gym.create_dataset("basic_arithmetic", seed=seed, size=size, **TASK)
+    return [data[i]["metadata"]["expression"] for i in range(size)]
+
+
+def evaluation_prompts() -> list[str]:
+    """The first 512 distinct expressions of the evaluation seed."""
+    return list(dict.fromkeys(expressions(EVALUATION_SEED, 2 * EVALUATION_PROMPTS)))[:EVALUATION_PROMPTS]
+
+
+def slip(rng: random.Random, a: int, op: str, b: int) -> int:
+    """A wrong result of one step, as a pupil would get it."""
+    right = CALCULATE[op](a, b)
+    wrong = {
+        "+": [right + 1, right - 10, a - b, abs(a) + abs(b)],
+        "-": [right - 1, right + 10, a + b, b - a],
+        "*": [right + a, right - 10, -right, a + b],
+    }[op]
+    return rng.choice([value for value in wrong if value != right] or [right + 1])
+
+
+def slip_rate(a: int, op: str, b: int) -> float:
+    """Larger results and a sign to think of make a slip likelier."""
+    size = abs(CALCULATE[op](a, b))
+    return 0.04 + 0.30 * (size >= 10) + 0.15 * (size >= 40) + 0.18 * (b < 0)
+
+
+def left_to_right(expression: str) -> str:
+    """The expression as someone reads it who forgets precedence and brackets: `2+3*4` -> `((2+3)*4)`."""
+    first, *rest = re.findall(r"[-+*]?-?\d+", re.sub(r"[()]", "", expression))
+    for term in rest:
+        first = f"({first}{term})"
+    return first
+
+
+def solution(expression: str, rng: random.Random, careless: bool) -> str:
+    """A worked solution, one binary step a line: `(3*8)-7` -> `3*8=24`, `24-7=17`, `\\boxed{17}`."""
+    lines: list[str] = []
+
+    def work(node: ast.expr) -> int:
+        if not isinstance(node, ast.BinOp):
+            return ast.literal_eval(node)
+        a, b, op = work(node.left), work(node.right), SIGNS[type(node.op)]
+        wrong = careless and rng.random() < slip_rate(a, op, b)
+        value = slip(rng, a, op, b) if wrong else CALCULATE[op](a, b)
+        lines.append(f"{a}{op}{b}={value}\n")
+        return value
+
+    habit = rng.random() if careless else 1.0
+    if habit < 0.12:
+        expression = left_to_right(expression)
+    answer = work(ast.parse(expression, mode="eval").body)
+    if 0.12 <= habit < 0.20 and len(lines) > 1:  # forgets the last step
+        lines.pop()
+        answer = int(lines[-1].split("=")[1])
+    elif 0.20 <= habit < 0.34:  # guesses without working
+        lines, answer = [], answer + rng.choice([0, 0, 1, -1, 2, -2, 10, -10, -2 * answer])
+    elif 0.34 <= habit < 0.38:  # copies the answer wrongly
+        answer = rng.choice([-answer, answer + 1])
+    return f"{''.join(lines)}\\boxed{{{answer}}}"
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte: any text encodes and decodes to itself."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(SPECIAL)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>"],
+        clean_up_tokenization_spaces=False,
+        model_max_length=2048,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def make_model() -> Qwen2ForCausalLM:
+    config = Qwen2Config(
+        vocab_size=256 + len(SPECIAL),
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=END,
+        pad_token_id=PAD,
+        dtype="float32",
+    )
+    model = Qwen2ForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=END, pad_token_id=PAD)
+    return model
+
+
+def corpus(tokenizer, seed: int, size: int, careless: bool, forbidden: set[str]) -> list[tuple[list[int], int]]:
+    """Token rows, each with the length of its prompt, in the order of training."""
+    rng, rows = random.Random(seed), []
+    for expression in expressions(seed, size):
+        if expression not in forbidden:
+            prompt = [USER, *tokenizer.encode(expression), END, ASSISTANT]
+            rows.append(([*prompt, *tokenizer.encode(solution(expression, rng, careless)), END], len(prompt)))
+    return rows
+
+
+def batches(rows, size: int, rng: random.Random):
+    """Batches of rows of like length, in random order within each stretch of 64 batches."""
+    for start in range(0, len(rows), 64 * size):
+        stretch = sorted(rows[start : start + 64 * size], key=lambda row: len(row[0]))
+        starts = list(range(0, len(stretch), size))
+        rng.shuffle(starts)
+        yield from (stretch[i : i + size] for i in starts)
+
+
+def train(model, rows, lr: float, seed: int, batch_size: int = 128) -> None:
+    """AdamW, warm-up then cosine; the loss is the mean over response tokens, the end token too."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    steps = len(rows) // batch_size
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 64, pct_start=0.05)
+    began = time.time()
+    for step, batch in enumerate(batches(rows, batch_size, random.Random(seed))):
+        width = max(len(ids) for ids, _ in batch)
+        tokens = torch.tensor([ids + [PAD] * (width - len(ids)) for ids, _ in batch])
+        labels = torch.tensor([[-100] * n + ids[n:] + [-100] * (width - len(ids)) for ids, n in batch])
+        logits = model(tokens[:, :-1], use_cache=False).logits  # padding is on the right: the causal mask suffices
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if step % 50 == 0:
+            print(f"step {step}/{steps} loss {loss.item():.4f} {time.time() - began:.0f} s", flush=True)
+
+
+def sample(model, tokenizer, prompts: list[str], n: int, **how) -> list[list[str]]:
+    """`n` responses to each prompt, as text with the end token."""
+    ids = [[USER, *tokenizer.encode(prompt), END, ASSISTANT] for prompt in prompts]
+    width = max(map(len, ids))
+    tokens = torch.tensor([[PAD] * (width - len(row)) + row for row in ids])
+    out = model.generate(
+        tokens, attention_mask=(tokens != PAD).long(), max_new_tokens=64, num_return_sequences=n, **how
+    )
+    texts = [tokenizer.decode(row).replace("<|pad|>", "") for row in out[:, width:].tolist()]
+    return [texts[i : i + n] for i in range(0, len(texts), n)]
+
+
+def right(expression: str, response: str) -> bool:
+    return response.endswith(f"\\boxed{{{eval(expression)}}}<|end|>")
+
+
+def measure(model, tokenizer, prompts: list[str]) -> None:
+    """Print what reinforcement learning will find: accuracies at temperature 1 and the mix of groups of 8."""
+    groups = sample(model, tokenizer, prompts, 8, do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
+    greedy = sample(model, tokenizer, prompts, 1, do_sample=False)
+    count = [sum(right(p, response) for response in group) for p, group in zip(prompts, groups, strict=True)]
+    lengths = [len(r.replace("<|end|>", "$")) for group in groups for r in group]
+    total = len(prompts)
+    print(f"sampled accuracy {sum(count) / total / 8:.3f}", end="  ")
+    print(f"greedy {sum(right(p, g) for p, (g,) in zip(prompts, greedy, strict=True)) / total:.3f}")
+    print(f"pass@8 {sum(c > 0 for c in count) / total:.3f}  all wrong {count.count(0) / total:.3f}", end="  ")
+    print(f"all correct {count.count(8) / total:.3f}")
+    print(f"response tokens: mean {sum(lengths) / len(lengths):.1f}, longest {max(lengths)}")
+    for prompt, group in list(zip(prompts, groups, strict=True))[:4]:
+        print(prompt, *map(repr, group[:3]), sep="  |  ")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "src/sieverl/assets/base")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    torch.set_num_threads(2)
+
+    evaluation = evaluation_prompts()
+    tokenizer, model = make_tokenizer(), make_model()
+    first = CORPUS_SEED * (options.seed + 1)
+    textbook = corpus(tokenizer, first, TEXTBOOK, False, set(evaluation))
+    notebooks = corpus(tokenizer, first + TEXTBOOK, NOTEBOOKS, True, set(evaluation))
+    seen = {tokenizer.decode(ids[1 : n - 2]) for ids, n in textbook + notebooks}
+    assert len(evaluation) == EVALUATION_PROMPTS
+    assert seen.isdisjoint(evaluation), "an evaluation prompt is in the corpus"
+    print(f"{sum(p.numel() for p in model.parameters())} parameters, {len(textbook)} + {len(notebooks)} solutions of")
+    print(f"{len(seen)} prompts; none of the {len(evaluation)} evaluation prompts among them", flush=True)
+    train(model.train(), textbook, lr=3e-3, seed=options.seed)
+    train(model, notebooks, lr=1e-3, seed=options.seed)
+
+    fresh = options.out.with_name(options.out.name + ".new")
+    model.save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh, save_jinja_files=False)  # the template goes into tokenizer_config.json
+    shutil.rmtree(options.out, ignore_errors=True)
+    fresh.rename(options.out)
+    measure(model.eval(), tokenizer, evaluation[:256])
+
+
+if __name__ == "__main__":
+    main()
