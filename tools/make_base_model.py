@@ -32,7 +32,7 @@ TASK = {
     "whitespace": "no_space",
 }
 EVALUATION_SEED, EVALUATION_PROMPTS, CORPUS_SEED = 2, 512, 1_000_000  # item i of seed s is item i - 1 of seed s + 1
-TEXTBOOK, NOTEBOOKS = 130_000, 40_000  # worked solutions without and with mistakes
+TEXTBOOK, NOTEBOOKS = 130_000, 26_000  # worked solutions without and with mistakes
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>"]
 END, USER, ASSISTANT, PAD = 256, 257, 258, 260
 CHAT_TEMPLATE = (
@@ -167,7 +167,7 @@ def train(model, rows, lr: float, seed: int, batch_size: int = 128) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     steps = len(rows) // batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 64, pct_start=0.05)
-    began = time.time()
+    began, losses = time.time(), []
     for step, batch in enumerate(batches(rows, batch_size, random.Random(seed))):
         width = max(len(ids) for ids, _ in batch)
         tokens = torch.tensor([ids + [PAD] * (width - len(ids)) for ids, _ in batch])
@@ -179,8 +179,9 @@ def train(model, rows, lr: float, seed: int, batch_size: int = 128) -> None:
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        if step % 50 == 0:
-            print(f"step {step}/{steps} loss {loss.item():.4f} {time.time() - began:.0f} s", flush=True)
+        losses.append(loss.item())
+        if step % 50 == 49:
+            print(f"step {step + 1}/{steps} loss {sum(losses[-50:]) / 50:.3f} {time.time() - began:.0f} s", flush=True)
 
 
 def sample(model, tokenizer, prompts: list[str], n: int, **how) -> list[list[str]]:

@@ -37,7 +37,6 @@ class Critic:
     """A value head on the policy (`shared`) or a model of its own, trained on clipped value loss before the policy."""
 
     lr: float = 1e-5
-    coefficient: float = 0.5
     clip: float | None = 0.2
     warmup_steps: int = 0
     shared: bool = False

@@ -117,8 +117,9 @@ def everything(responses: Responses) -> Array:
 
 def correct(responses: Responses) -> Array:
     """Keep correct responses; of graded rewards, those also at their group's maximum (RAFT, eq. 1 and 6)."""
-    best = groups(responses.prompt_R, responses.reward_R).maximum
-    return responses.correct_R & (responses.reward_R >= best - 1e-6)
+    best_R: Array = groups(responses.prompt_R, responses.reward_R).maximum
+    keep_R: Array = responses.correct_R & (responses.reward_R >= best_R - 1e-6)
+    return keep_R
 
 
 @needs("group")
@@ -191,7 +192,8 @@ def minus_greedy(responses: Responses, shaped_R: Array) -> Array:
     """r - r(greedy response of the same prompt) (ReMax, arXiv 2310.10505)."""
     assert responses.greedy_R is not None
     greedy = responses.greedy_R if responses.graded else 2.0 * (responses.greedy_R >= 1 - 1e-6) - 1.0
-    return shaped_R - greedy
+    advantage_R: Array = shaped_R - greedy
+    return advantage_R
 
 
 def batch_zscore(responses: Responses, shaped_R: Array) -> Array:

@@ -28,6 +28,7 @@ class Policy:
     model: Any
     tokenizer: Any
     compute: torch.dtype = torch.float32
+    adapters: bool = True  # False: the start model, where the policy is the start model plus LoRA adapters
 
     def __post_init__(self) -> None:
         self.causal = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
@@ -56,13 +57,14 @@ class Policy:
         self, ids_BL: Tensor, positions_BL: Tensor | None = None, mask_BL: Tensor | None = None, cache: Any = None
     ) -> Tensor:
         """Last hidden states, [B, L, D]. Without a mask attention is plainly causal: right padding is harmless."""
-        out = self.decoder(
-            input_ids=ids_BL,
-            attention_mask=mask_BL,
-            position_ids=positions_BL,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        with contextlib.nullcontext() if self.adapters else self.model.disable_adapter():
+            out = self.decoder(
+                input_ids=ids_BL,
+                attention_mask=mask_BL,
+                position_ids=positions_BL,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         return out.last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -76,12 +78,6 @@ class Policy:
         with torch.autocast(self.device.type, enabled=False):  # forward and backward must compute the same logits
             hidden_TD = hidden_TD if self.float64 else hidden_TD.to(self.compute)
             return TokenLogp.apply(hidden_TD, weight, bias, target_T, *spec)
-
-    @contextlib.contextmanager
-    def adapters_off(self) -> Iterator[None]:
-        """The start model, where the policy is the start model plus LoRA adapters."""
-        with self.model.disable_adapter():
-            yield
 
 
 def finish_logits(logits: Tensor, scale: float, softcap: float | None) -> Tensor:
@@ -114,7 +110,7 @@ class TokenLogp(torch.autograd.Function):
         return cap * (softcap / temperature), 1 - cap**2
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
@@ -143,7 +139,7 @@ class TokenLogp(torch.autograd.Function):
         return logp, ent
 
     @staticmethod
-    def backward(ctx: Any, grad_logp: Tensor, grad_ent: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_logp: Tensor, grad_ent: Tensor) -> tuple[Any, ...]:
         hidden, weight, bias, target, norm, ent = ctx.saved_tensors
         weight_p = weight.to(hidden.dtype)
         grad_hidden = torch.empty_like(hidden)

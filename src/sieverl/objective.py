@@ -142,7 +142,7 @@ class PairLogistic:
     def __call__(self, tokens: Tokens, ratio_T: Tensor) -> Tensor:
         assert tokens.ref_T is not None
         assert tokens.pair_S is not None
-        _, pair_S = tokens.pair_S.unique(return_inverse=True)
+        _, pair_S = torch.unique(tokens.pair_S, return_inverse=True)
         margin_T = tokens.advantage_T * (tokens.logp_T - tokens.ref_T)
         size = int(pair_S.max()) + 1 if len(pair_S) else 0
         margin_P = torch.zeros(size, dtype=margin_T.dtype, device=margin_T.device)

@@ -65,6 +65,8 @@ class Prompt:
 class Rollout:
     """One sampled response. `tokens` include the end-of-text token when there is one; `truncated` ones have none.
 
+    `group` is the one of its request.
+
     `logp` are the engine's log-probabilities of `tokens` at the sampling temperature, float32, same length.
     """
 
@@ -73,6 +75,7 @@ class Rollout:
     tokens: list[int]
     logp: list[float]
     truncated: bool
+    group: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from sieverl.data.chat import BOXED_SUFFIX, BOXED_SYSTEM, Template, render
 from sieverl.data.cursor import Cursor
+from sieverl.data.filters import duplicates, overlapping, too_long, unverifiable
+from sieverl.data.pipeline import Report, load_benchmarks, prepare
 from sieverl.data.registry import BENCHMARKS, SOURCES, Source
 from sieverl.data.source import Dropped, Loaded, load_prompts, read
 
@@ -13,9 +15,16 @@ __all__ = [
     "Cursor",
     "Dropped",
     "Loaded",
+    "Report",
     "Source",
     "Template",
+    "duplicates",
+    "load_benchmarks",
     "load_prompts",
+    "overlapping",
+    "prepare",
     "read",
     "render",
+    "too_long",
+    "unverifiable",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,56 +16,48 @@ if TYPE_CHECKING:
 def fetch(place: Place, split: str) -> tuple[Iterable[Raw], dict[str, Any]]:
     """The rows of one split, and where they came from (Hub id, configuration, commit).
 
-    What was downloaded before is taken from the cache, and a download that was cut off goes on where it stopped (both
-    are the Hub library's). Raises DataError when the Hub cannot be reached or does not have what is asked for.
+    Raises DataError when the Hub cannot be reached and the dataset is not in its cache, or when it has no such split.
     """
-    import datasets
-    from huggingface_hub.errors import OfflineModeIsEnabled
+    folder = download(place)
+    name = f"{place.hub}:{place.config}" if place.config else str(place.hub)
+    return load(folder, name, place, split), {"hub": place.hub, "config": place.config, "revision": folder.name}
 
-    hub, config = str(place.hub), place.config
-    name = f"{hub}:{config}" if config else hub
+
+def load(folder: Path, name: str, place: Place, split: str) -> Iterable[Raw]:
+    """The rows of one split of a dataset repository's folder: its README says which files make which configuration."""
+    import datasets
+
     splits = place.known.splits
     # A known set with one split (a benchmark's is called test or train) has only that one to give.
     split = splits.get(split, next(iter(splits.values())) if place.name and len(splits) == 1 else split)
-    unreachable = (_http_error(), OfflineModeIsEnabled, ConnectionError, FileNotFoundError)
     try:
-        commit = resolve(hub, place.revision)
-        found = datasets.load_dataset(hub, config, revision=commit)
-    except unreachable as error:
-        raise DataError(_advice(place, error)) from error
-    except (ValueError, datasets.exceptions.DatasetsError) as error:
+        found = datasets.load_dataset(str(folder), place.config)
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{name} cannot be loaded: {_line(error)}") from error
-    dataset = found[pick_split(split, found.keys(), name)]
-    return rows_of(dataset, name), {"hub": hub, "config": config, "revision": commit}
+    return rows_of(found[pick_split(split, found.keys(), name)], name)
 
 
-def resolve(hub: str, revision: str | None) -> str:
-    """The commit that a branch or tag of a dataset stands for; without network the one that is in the cache."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+def download(place: Place) -> Path:
+    """The dataset's files in the Hub library's cache, in a folder named after the commit.
 
-    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
-        return revision
+    The library takes from the cache what is there, goes on with a download that was cut off, and without network gives
+    what the revision meant when it was last seen, if that is complete.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    # httpx's error or httpx2's, whichever the installed Hub library is built on
+    failed_connection: type[Exception] = HfHubHTTPError.__bases__[0]
     try:
-        return str(HfApi().dataset_info(hub, revision=revision).sha)
-    except (_http_error(), OfflineModeIsEnabled) as error:
-        if isinstance(error, HfHubHTTPError):  # the Hub was reached, and says no
-            raise
-        folder = snapshot_download(hub, repo_type="dataset", revision=revision, local_files_only=True)
-        return Path(folder).name
-
-
-def _http_error() -> type[Exception]:
-    """The error of a connection that fails: httpx's or httpx2's, whichever the installed Hub library is built on."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return HfHubHTTPError.__bases__[0]
+        return Path(snapshot_download(str(place.hub), repo_type="dataset", revision=place.revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, failed_connection, ConnectionError) as error:
+        raise DataError(_advice(place, error)) from error
 
 
 def _advice(place: Place, error: Exception) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    hub, local = place.hub, f"{place.name}@FILE" if place.name else "its path"
+    hub, local = place.hub, f"{place.name}@DIR" if place.name else "DIR"
     if isinstance(error, GatedRepoError):
         return f"{hub} is gated: accept its terms on the Hub and run `hf auth login`, or give a local copy as {local}"
     if isinstance(error, RevisionNotFoundError):
@@ -74,8 +65,8 @@ def _advice(place: Place, error: Exception) -> str:
     if isinstance(error, RepositoryNotFoundError):
         return f"the Hub has no public dataset {hub!r}, and no such file is here; check the name, or `hf auth login`"
     return (
-        f"cannot reach the Hub for the dataset {hub!r} ({type(error).__name__}), and it is not in the cache; connect, "
-        f"or copy the dataset here (`hf download {hub} --repo-type dataset --local-dir DIR`) and give {local}"
+        f"cannot reach the Hub for the dataset {hub!r}, and it is not complete in the cache; connect, or get a copy "
+        f"(`hf download {hub} --repo-type dataset --local-dir DIR` where there is a network) and give {local}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -147,7 +148,7 @@ def _locate(source: str) -> Place:
     if name in SOURCES:
         known = SOURCES[name]
         if at and _is_path(rest):
-            return Place(source, known, name, path=Path(rest).expanduser())
+            return Place(source, known, name, path=Path(rest).expanduser(), config=known.config)
         return Place(source, known, name, hub=known.hub, config=known.config, revision=rest or None)
     path = Path(source).expanduser()
     if path.exists() or path.suffix.lower() in SUFFIXES:
@@ -168,12 +169,14 @@ def _is_path(text: str) -> bool:
 
 
 def _rows(place: Place, split: str) -> tuple[Iterable[Raw], dict[str, Any]]:
-    if place.path is not None:
-        return read_path(place.path, split), {"path": str(place.path)}
     from sieverl.data import hub
 
-    assert place.hub is not None
-    return hub.fetch(place, split)
+    if place.path is None:
+        return hub.fetch(place, split)
+    readme = place.path / "README.md"
+    if readme.is_file() and "\nconfigs:" in readme.read_text(encoding="utf-8", errors="replace"):
+        return hub.load(place.path, str(place.path), place, split), {"path": str(place.path)}
+    return read_path(place.path, split), {"path": str(place.path)}
 
 
 def _prompts(raws: Sequence[Raw], place: Place, columns: Mapping[str, str]) -> tuple[list[Prompt], list[Dropped]]:
@@ -203,7 +206,7 @@ def _prompt(
 ) -> Prompt | Dropped:
     if raw.row is None:
         return Dropped(number, raw.where, "malformed", raw.problem, None)
-    row = raw.row
+    row = _unpacked(raw.row)
     question = get(row, prompt_column)
     if isinstance(question, list):
         messages = as_messages(question)
@@ -224,6 +227,17 @@ def _prompt(
     if isinstance(given, str) and given.strip() != gold:
         full.setdefault("solution", given)  # the worked solution that stood in the answer column
     return Prompt(number, text, full, messages)
+
+
+def _unpacked(row: dict[str, Any]) -> dict[str, Any]:
+    """A row that `prepare` wrote, with the columns of its source (a user's verifier may want them) back in place."""
+    extra = row.get("extra_info")
+    if not isinstance(extra, dict) or not isinstance(extra.get("columns"), str):
+        return row
+    try:
+        return {**row, **json.loads(extra["columns"])}
+    except (ValueError, TypeError):  # another program's column of that name
+        return row
 
 
 def as_messages(value: Sequence[Any]) -> list[dict[str, str]] | None:

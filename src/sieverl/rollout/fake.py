@@ -22,7 +22,7 @@ class FakeEngine:
             for sample in range(request.first, request.first + request.samples):
                 tokens = list(self.respond(request, sample))[: sampling.max_tokens]
                 truncated = not tokens or tokens[-1] not in sampling.eos
-                rollouts.append(Rollout(request.prompt, sample, tokens, [-1.0] * len(tokens), truncated))
+                rollouts.append(Rollout(request.prompt, sample, tokens, [-1.0] * len(tokens), truncated, request.group))
                 if on_done:
                     on_done(rollouts[-1])
         return rollouts

@@ -11,13 +11,18 @@ from sieverl.types import Rollout
 
 @dataclass(frozen=True)
 class Request:
-    """`samples` responses to one prompt: sample indices `first` to `first + samples - 1`, noise from `seed`."""
+    """`samples` responses to one prompt: sample indices `first` to `first + samples - 1`.
+
+    Noise is a function of (`seed`, `prompt`, sample, position); `group` is for the caller and comes back with each
+    rollout.
+    """
 
     prompt: int
     tokens: Sequence[int]
     samples: int
     seed: int = 0
     first: int = 0
+    group: int = 0
 
 
 @dataclass(frozen=True)

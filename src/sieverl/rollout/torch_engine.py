@@ -65,6 +65,7 @@ class TorchEngine:
         owner = np.repeat(np.arange(len(requests)), [r.samples for r in requests])
         sample = np.concatenate([np.arange(r.first, r.first + r.samples) for r in requests])
         prompt = np.array([r.prompt for r in requests], dtype=np.int64)[owner]
+        group = np.array([r.group for r in requests], dtype=np.int64)[owner]
         seed = np.array([r.seed for r in requests], dtype=np.int64)[owner]
         tokens = np.zeros((len(owner), min(sampling.max_tokens, GROWTH)), dtype=np.int64)
         logps = np.zeros(tokens.shape, dtype=np.float64 if self.policy.float64 else np.float32)
@@ -91,8 +92,8 @@ class TorchEngine:
             leaving_B = ended_B | (position + 1 == sampling.max_tokens)
             for row in np.flatnonzero(leaving_B):
                 i = int(rows.response[row])
-                texts = tokens[i, : position + 1].tolist(), logps[i, : position + 1].tolist()
-                done[i] = Rollout(int(prompt[i]), int(sample[i]), *texts, truncated=not ended_B[row])
+                drawn = tokens[i, : position + 1].tolist(), logps[i, : position + 1].tolist()
+                done[i] = Rollout(int(prompt[i]), int(sample[i]), *drawn, not ended_B[row], int(group[i]))
                 if on_done:
                     on_done(done[i])
             if leaving_B.all():

@@ -14,6 +14,10 @@ NO_ANSWER = Verdict(0.0, False, Status.NO_ANSWER)
 REFUSED = Verdict(0.0, False, Status.VERIFIER_ERROR)
 
 
+class TooBig(Exception):
+    """An answer that would take too long to read or to evaluate, and is refused."""
+
+
 def binary(right: bool) -> Verdict:
     """Reward 1 or 0.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sieverl.types import Row, Verdict
 from sieverl.verify import extract, numbers
-from sieverl.verify.check import NO_ANSWER, REFUSED, Check, binary, golds, one_of
+from sieverl.verify.check import NO_ANSWER, REFUSED, Check, TooBig, binary, golds, one_of
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,14 @@ def score(response: str, row: Row, rules: Rules, same: Same, unboxed: Callable[.
     """The verdict of a response; None as soon as `same` or `unboxed` cannot tell."""
     texts = gold_texts(row, rules)
     found = candidates(response, rules)
-    if found is None:
-        return unboxed(response, texts, rules) if rules.unboxed else NO_ANSWER
-    if any(len(text) > max(rules.max_chars, 2 * max(map(len, texts))) for text in found):
+    try:
+        if found is None:
+            return unboxed(response, texts, rules) if rules.unboxed else NO_ANSWER
+        if any(len(text) > max(rules.max_chars, 2 * max(map(len, texts))) for text in found):
+            return REFUSED
+        told = [same(text, gold, rules) for text in found for gold in texts]
+    except TooBig:
         return REFUSED
-    told = [same(text, gold, rules) for text in found for gold in texts]
     if any(told):
         return binary(True)
     return None if None in told else binary(False)

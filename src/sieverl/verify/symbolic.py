@@ -1,15 +1,17 @@
-"""Math-Verify behind SieveRL's rules: what is not a plain number is parsed and compared by it, within a size limit."""
+"""Math-Verify behind SieveRL's rules: what is no plain number is parsed and compared by it, within limits of size."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import re
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sieverl.types import Row, Verdict
-from sieverl.verify.check import NO_ANSWER, REFUSED, binary, golds
+from sieverl.verify.check import NO_ANSWER, REFUSED, TooBig, binary, golds
 
 if TYPE_CHECKING:
     from sieverl.verify.math import Rules
@@ -17,26 +19,161 @@ if TYPE_CHECKING:
 _E_NOTATION = re.compile(r"(?<![\w.}])([-+]?[0-9]+(?:\.[0-9]*)?)[eE]([-+]?[0-9]{1,3})(?![\w.^])")
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9]{3}(?![0-9]))")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:\\?%|percent)\s*\}|\bpercent)\s*$")
+_DELIMITERS = re.compile(r"\$|\\\(|\\\[|\\boxed")
+_BRACKETS = re.compile(r"[{}()\[\]]")
 # What Math-Verify evaluates while it still parses.
 _EXPLOSIVE = re.compile(r"binom\s*\{?\s*[0-9]{6,}|[0-9]{6,}\s*\}?\s*\\choose")
-MAX_DEPTH = 20  # nesting at which its grammar begins to need seconds
-MAX_DIGITS = 20_000.0  # size of the largest number that an answer may spell out
-TAIL = 2000  # characters of an unboxed response that are read
-
-
-class TooBig(Exception):
-    """An answer that would take too long to read or to evaluate."""
+MAX_DEPTH = 12  # braces and brackets in each other; from 20 on its grammar needs minutes
+MAX_DIGITS = 20_000.0  # of the largest number that an answer may spell out
+TAIL = 2000  # characters of a response without a box that are read
 
 
 def prepare() -> None:
-    """Import Math-Verify (half a second), and turn off its warnings that no alarm is set: the pool limits the time."""
-    import math_verify  # noqa: F401
+    """Import Math-Verify (half a second) and silence its warning that no alarm is set: the pool limits the time."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)
+    importlib.import_module("math_verify")
 
 
 def same(answer: str, gold: str, rules: Rules) -> bool:
-    """Whether two answers are the same: cheaply where that decides, else by Math-Verify. Raises TooBig."""
+    """Whether two answers are the same: cheaply where that decides, else by Math-Verify. Raises TooBig.
+
+    >>> from sieverl.verify.math import Rules
+    >>> same(r"\\frac{x}{7}+\\frac{2}{7}", r"\\frac{x+2}{7}", Rules())
+    True
+    """
     from sieverl.verify.math import same_cheaply
 
     told = same_cheaply(answer, gold, rules)
     return compare(rewrite(answer, rules), rewrite(gold, rules), rules) if told is None else told
+
+
+def unboxed(response: str, gold_texts: list[str], rules: Rules) -> Verdict:
+    """The verdict of a response without a box: what Math-Verify finds in its end ("the answer is ...", or the last)."""
+    text = response[-TAIL:]
+    if "$" not in text:
+        text = _E_NOTATION.sub(r"$\1\\times 10^{\2}$", text)
+    found = parse(text, rules)
+    if not found:
+        return NO_ANSWER
+    return binary(any(agree(found, boxed(rewrite(gold, rules), rules), rules) for gold in gold_texts))
+
+
+def whole(response: str, row: Row, rules: Rules) -> Verdict:
+    """Math-Verify's own reading of response and gold, which may be marked up or bare."""
+    if len(response) > rules.max_chars:
+        return REFUSED
+    found = parse(response, rules)
+    if not found:
+        return NO_ANSWER
+    bare = [gold for gold in golds(row) if "\\" in gold and not _DELIMITERS.search(gold)]
+    texts = [boxed(gold, rules) if gold in bare else parse(gold, rules) for gold in golds(row)]
+    return binary(any(agree(found, gold, rules) for gold in texts))
+
+
+def rewrite(text: str, rules: Rules) -> str:
+    r"""An answer in the words of Math-Verify, by the rules for percent, commas and e-notation.
+
+    >>> from sieverl.verify.math import Rules
+    >>> rewrite("4.5e33 + x.", Rules()), rewrite(r"x\%", Rules()), rewrite("1,000", Rules(commas=False))
+    ('4.5\\times 10^{33} + x', 'x', '1, 000')
+    """
+    text = text.strip()
+    if text.endswith("."):
+        text = text[:-1]
+    if rules.percent != "either" and _PERCENT.search(text):
+        text = _PERCENT.sub("", text)
+        text = text if rules.percent == "drop" else rf"\frac{{{text}}}{{100}}"
+    if not rules.commas:
+        text = _THOUSANDS.sub(", ", text)
+    return _E_NOTATION.sub(r"\1\\times 10^{\2}", text) if rules.e_notation else text
+
+
+@lru_cache(4096)
+def compare(answer: str, gold: str, rules: Rules) -> bool:
+    """Whether Math-Verify finds two bare answers the same; kept, since the samples of a prompt repeat themselves."""
+    return agree(boxed(answer, rules), boxed(gold, rules), rules)
+
+
+@lru_cache(2048)
+def boxed(text: str, rules: Rules) -> tuple[Any, ...]:
+    """A bare answer, parsed."""
+    return parse(rf"\boxed{{{text}}}", rules)
+
+
+def parse(text: str, rules: Rules) -> tuple[Any, ...]:
+    """What Math-Verify reads in a text: expressions and, last, the text it took them from."""
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig
+    from math_verify import parse as math_verify_parse
+
+    if _EXPLOSIVE.search(text) or depth(text) > MAX_DEPTH:
+        raise TooBig("the answer is nested too deeply or explodes")
+    latex = LatexExtractionConfig()
+    if not rules.units:
+        latex = LatexExtractionConfig(normalization_config=replace(latex.normalization_config, units=False))
+    targets = {"latex": latex, "expr": ExprExtractionConfig()}
+    return tuple(math_verify_parse(text, [targets[name] for name in rules.targets], parsing_timeout=None))
+
+
+def agree(answer: tuple[Any, ...], gold: tuple[Any, ...], rules: Rules) -> bool:
+    """Math-Verify's comparison of what it parsed, refused where a number would be too large to write down."""
+    from math_verify import verify
+
+    if any(digits(part) > MAX_DIGITS for part in answer if not isinstance(part, str)):
+        raise TooBig(f"the answer has a number of more than {MAX_DIGITS:.0f} digits")
+    return verify(
+        list(gold),
+        list(answer),
+        float_rounding=rules.precision,
+        strict=rules.variables,
+        allow_set_relation_comp=rules.set_relations,
+        timeout_seconds=None,
+    )
+
+
+def depth(text: str) -> int:
+    """How deep braces and brackets stand in each other.
+
+    >>> depth(r"\\sqrt{1+\\sqrt{2}}"), depth("((")
+    (2, 2)
+    """
+    level = deepest = 0
+    for sign in _BRACKETS.findall(text):
+        level = level + 1 if sign in "{([" else max(0, level - 1)
+        deepest = max(deepest, level)
+    return deepest
+
+
+def digits(expression: Any) -> float:
+    """An upper bound on the digits of every number inside a SymPy expression once it is evaluated; a symbol has none.
+
+    >>> from sympy import Integer, Pow
+    >>> digits(Integer(10) ** 33), digits(Pow(5, Pow(5, Pow(5, 5, evaluate=False), evaluate=False), evaluate=False))
+    (33.0, inf)
+    """
+    from sympy import Product, Sum, exp, gamma
+    from sympy.functions.combinatorial.factorials import CombinatorialFunction
+
+    if getattr(expression, "is_Number", False):
+        return size(expression)
+    parts = [digits(part) for part in (expression.flat() if hasattr(expression, "flat") else expression.args)]
+    largest = max(parts, default=0.0)
+    count = 10.0**largest if largest < 300 else math.inf
+    if getattr(expression, "is_Pow", False) or isinstance(expression, exp):
+        base, power = parts if len(parts) == 2 else (0.5, largest)
+        return max(power, base * 10.0**power if power < 300 else math.inf) if base else largest
+    if isinstance(expression, CombinatorialFunction | gamma):
+        return max(largest, largest * count)
+    if isinstance(expression, Sum | Product):
+        return largest if largest <= 4 else math.inf
+    if getattr(expression, "is_Mul", False):
+        return sum(parts)
+    return largest + (math.log10(len(parts)) if getattr(expression, "is_Add", False) else 0.0)
+
+
+def size(number: Any) -> float:
+    """The digits of a SymPy number, of its numerator or denominator whichever is longer."""
+    if not number.is_finite or number == 0:
+        return 0.0
+    if number.is_Rational:
+        return math.log10(max(abs(number.p), number.q))
+    return abs(float(number._mpf_[2] + number._mpf_[3]) * math.log10(2))

@@ -1,0 +1,42 @@
+# The two commands of the README: `make demo` and `make test`. Each sets up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+# A machine without an NVIDIA GPU takes PyTorch's CPU build where its index can be reached; another one the default build.
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
+TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
+
+.PHONY: setup demo test test-slow lint bench clean
+
+setup: .venv/.done
+
+.venv/.done: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "SieveRL needs Python 3.11 or newer, and $(PYTHON) is older; use make PYTHON=python3.12 setup"; exit 1; }
+	@echo "setting up .venv (once, a minute or two)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 1 $(TORCH_INDEX) '$(TORCH)' 2>&1 | grep -v WARNING || true
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet '$(TORCH)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' 2>&1 | grep -v WARNING || true
+	@$(BIN)/python -c 'import sieverl, transformers, peft, math_verify, reasoning_gym, pytest'
+	@touch $@
+
+demo: setup
+	@$(BIN)/sieverl demo
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy src/sieverl
+
+test: lint
+	@$(BIN)/python -m pytest -m "not slow and not vllm and not ray and not browser and not gpu"
+	@$(BIN)/python -m pytest --doctest-modules src/sieverl
+
+test-slow: setup
+	@$(BIN)/python -m pytest -m "slow"
+
+bench: setup
+	@$(BIN)/python -m bench all
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,7 @@
+"""`python -m sieverl` is the command `sieverl`."""
+
+import sys
+
+from sieverl.cli import main
+
+sys.exit(main())

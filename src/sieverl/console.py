@@ -1,0 +1,101 @@
+"""What the user sees while a run goes on, and at its end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sieverl.loop import Run
+
+Row = dict[str, Any]
+HEADER = f"{'step':>9}  {'accuracy':>8}  {'kept':>5}  {'entropy':>7}  {'tokens/s':>8}  {'held out':>8}  {'left':>6}"
+
+
+class Progress:
+    """One line a step; the running mean of accuracy, so that the trend shows through the noise of a batch."""
+
+    def __init__(self, run: Run, console: Console) -> None:
+        self.run, self.console = run, console
+        self.started, self.first = time.perf_counter(), run.state.step
+        self.accuracy: float | None = None
+        self.zero_loss_said = False
+
+    def __call__(self, row: Row) -> None:
+        if self.run.train.world.rank:
+            return
+        recipe, step = self.run.recipe, row["step"]
+        name = f"eval/{recipe.evaluate.name}/avg@{recipe.evaluate.samples}"
+        held = f"{row[name]:8.1%}" if name in row else " " * 8
+        if step == 0 or "reward/accuracy" not in row:
+            self.console.print(HEADER, style="bold", highlight=False)
+            self.console.print(f"{'start':>9}  {'':8}  {'':5}  {'':7}  {'':8}  {held}", highlight=False)
+            self.started = time.perf_counter()
+            return
+        if step == self.first + 1 and self.first:
+            self.console.print(HEADER, style="bold", highlight=False)
+        now = row["reward/accuracy"]
+        self.accuracy = now if self.accuracy is None else 0.8 * self.accuracy + 0.2 * now
+        left = (time.perf_counter() - self.started) / max(1, step - self.first) * (recipe.steps - step)
+        every = 1 if recipe.steps <= 40 else 5
+        if step % every and step > 3 and step != recipe.steps and name not in row and row["select/kept_fraction"]:
+            return
+        self.console.print(
+            f"{step:>4}/{recipe.steps:<4}  {self.accuracy:8.1%}  {row['select/kept_fraction']:5.0%}  "
+            f"{row['policy/entropy']:7.3f}  {row['rollout/tokens_per_second']:8,.0f}  {held}  {left:5.0f}s",
+            highlight=False,
+        )
+        self._explain(row)
+
+    def _explain(self, row: Row) -> None:
+        """Say in words what puzzles people: an empty step, failing verification, a loss of zero."""
+        if not row["select/kept_fraction"]:
+            self.console.print(
+                f"           nothing kept: {row['select/all_wrong']:.0%} of prompts all wrong, "
+                f"{row['select/all_correct']:.0%} all correct; no update was made",
+                style="yellow",
+                highlight=False,
+            )
+        trouble = int(row["verify/timeouts"]), int(row["verify/errors"])
+        if any(trouble):
+            self.console.print(f"           verifier: {trouble[0]} timeouts, {trouble[1]} errors", style="yellow")
+        if not self.zero_loss_said and row["train/updates"] and abs(row["train/loss"]) < 1e-6:
+            self.zero_loss_said = True
+            self.console.print(
+                "           the loss reads 0 on-policy because advantages are centred; the gradient does not",
+                style="dim",
+                highlight=False,
+            )
+
+
+def summary(run: Run, console: Console) -> None:
+    """A before/after table of the run's own metrics."""
+    rows = run.metrics.rows()
+    if len(rows) < 2:
+        return
+    name, k = run.recipe.evaluate.name, run.recipe.evaluate.samples
+    key = f"eval/{name}/avg@{k}"
+    evaluated = [r for r in rows if key in r]
+    if not evaluated:
+        return
+    before, after = evaluated[0], evaluated[-1]
+    table = Table(title=f"{run.recipe.algorithm}, {rows[-1]['step']} steps")
+    for column in ("", "before", "after"):
+        table.add_column(column, justify="left" if not column else "right")
+    ci = f"eval_ci/{name}/avg@{k}"
+
+    def accuracy(row: Row) -> str:
+        return f"{row[key]:.1%} ({row[f'{ci}/low']:.1%} to {row[f'{ci}/high']:.1%})"
+
+    table.add_row(f"held-out accuracy, avg@{k} (95%)", accuracy(before), accuracy(after))
+    table.add_row("mean response length, tokens", *(f"{r[f'eval/{name}/length_mean']:.1f}" for r in (before, after)))
+    if f"eval/{name}/kl_ref" in after:
+        table.add_row("KL to the start model, nats a token", "0", f"{after[f'eval/{name}/kl_ref']:.4f}")
+    trained = [r for r in rows if "policy/entropy" in r]
+    if trained:
+        table.add_row("entropy, nats a token", *(f"{r['policy/entropy']:.3f}" for r in (trained[0], trained[-1])))
+        kept = sum(r["select/kept_fraction"] for r in trained) / len(trained)
+        table.add_row("responses kept", "", f"{kept:.0%}")
+    console.print(table)

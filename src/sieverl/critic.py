@@ -1,0 +1,77 @@
+"""Values for PPO: a linear head on the policy's own (detached) hidden states, or a model of its own.
+
+Legend: T response tokens of a micro-batch, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sieverl.algorithm import Critic
+from sieverl.distributed import World
+from sieverl.model import Policy
+from sieverl.objective import value_loss
+from sieverl.packing import MiniBatch, Sample, layout, micro_batches
+
+
+class ValueModel:
+    """V(prompt, tokens so far) for each response token. `body` is the critic's own model; None shares the policy's."""
+
+    def __init__(self, settings: Critic, policy: Policy, body: Policy | None = None) -> None:
+        self.settings, self.body = settings, body
+        size = policy.head.weight.shape[1]
+        dtype = torch.float64 if policy.float64 else torch.float32
+        self.head = torch.nn.Linear(size, 1, dtype=dtype, device=policy.device)
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
+        self.trained = {f"head.{name}": p for name, p in self.head.named_parameters()}
+        if body is not None:
+            used = {id(p) for p in body.decoder.parameters()}
+            self.trained |= {f"body.{n}": p for n, p in body.parameters.items() if id(p) in used}
+        self.optimizer = torch.optim.AdamW(list(self.trained.values()), lr=settings.lr, weight_decay=0.0, fused=True)
+        self.loss, self.updates = 0.0, 0
+
+    def values(self, samples: Sequence[Sample], policy: Policy) -> Tensor:
+        """Values of the states before each response token, [T]; 0 everywhere before training."""
+        body = self.body or policy
+        where = layout(samples, body.pad, body.device)
+        with body.autocast(), torch.set_grad_enabled(self.body is not None and torch.is_grad_enabled()):
+            hidden_BLD = body.hidden(where.ids_BL)
+        hidden_TD = hidden_BLD[where.row_T, where.column_T].to(self.head.weight.dtype)
+        value_T: Tensor = self.head(hidden_TD)[:, 0]
+        return value_T
+
+    @torch.no_grad()
+    def score(self, samples: Sequence[Sample], policy: Policy, budget: int) -> list[Tensor]:
+        """Values of each sample's response tokens, without gradient, in order."""
+        out: list[Tensor] = [torch.empty(0)] * len(samples)
+        for group in micro_batches(samples, budget):
+            chosen = [samples[i] for i in group]
+            parts = torch.split(self.values(chosen, policy), [len(s.response) for s in chosen])
+            for i, part in zip(group, parts, strict=True):
+                out[i] = part
+        return out
+
+    def update(self, batch: MiniBatch, policy: Policy, budget: int, world: World) -> None:
+        """One optimiser step on the clipped value loss, averaged over the tokens of the mini-batch of all ranks."""
+        self.optimizer.zero_grad(set_to_none=True)
+        count = max(1, sum(batch.lengths))
+        for group in micro_batches(batch.samples, budget):
+            chosen = [batch.samples[i] for i in group]
+            old_T, target_T = (torch.cat([getattr(s, name) for s in chosen]) for name in ("value", "target"))
+            loss_T = value_loss(self.values(chosen, policy), old_T, target_T, self.settings.clip)
+            (loss_T.sum() / count).backward()
+            self.loss += float(loss_T.detach().sum()) / count
+        self.updates += 1
+        world.sum_gradients(list(self.trained.values()))
+        norm = torch.nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+
+    def metrics(self) -> dict[str, float]:
+        """Mean value loss since last asked (this rank's part)."""
+        loss, updates, self.loss, self.updates = self.loss, self.updates, 0.0, 0
+        return {"train/value_loss": loss / max(updates, 1)}

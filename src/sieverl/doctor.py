@@ -1,0 +1,48 @@
+"""What is installed, what is missing, and the command that adds it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+
+from rich.console import Console
+from rich.table import Table
+
+REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "peft", "math-verify", "reasoning-gym")
+EXTRAS = {"vllm": "vllm", "ray": "ray", "wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio"}
+
+
+def version(package: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def show() -> int:
+    """Print the table; 3 when something that SieveRL needs is missing, else 0."""
+    import torch
+
+    from sieverl.model import load_model, load_tokenizer
+    from sieverl.setup import BASE
+
+    table = Table(title=f"SieveRL {version('sieverl')} on Python {platform.python_version()}, {platform.system()}")
+    for column in ("what", "found", "to do"):
+        table.add_column(column)
+    missing = 0
+    for package in REQUIRED:
+        found = version(package)
+        missing += found is None
+        table.add_row(package, found or "[red]missing[/]", "" if found else "pip install sieverl")
+    for package, extra in EXTRAS.items():
+        found = version(package)
+        table.add_row(f"{package} (optional)", found or "-", "" if found else f"pip install 'sieverl[{extra}]'")
+    cuda = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "none"
+    table.add_row("GPU", cuda, "")
+    table.add_row("CPU threads of PyTorch", f"{torch.get_num_threads()} of {os.cpu_count()}", "")
+    parameters = load_model(str(BASE)).num_parameters()
+    table.add_row("shipped model", f"{parameters:,} parameters, {len(load_tokenizer(str(BASE)))} tokens", "")
+    Console().print(table)
+    return 3 if missing else 0

@@ -1,0 +1,306 @@
+"""The update: kept responses only, micro-batches under a token budget, sums inside and one division outside.
+
+Legend: B rows and L columns of a micro-batch (right-padded), T its response tokens, S its samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sieverl.algorithm import Algorithm
+from sieverl.critic import ValueModel
+from sieverl.distributed import World
+from sieverl.model import Policy
+from sieverl.objective import Tokens, to_tokens, whiten
+from sieverl.packing import Layout, MiniBatch, Sample, layout, micro_batches
+from sieverl.recipe import Train
+
+Metrics = dict[str, float]
+MAX_WEIGHT = 2.0  # C of min(pi_old / pi_engine, C)
+
+
+class Learner:
+    """Policy, optimiser, and (where the algorithm needs them) reference and critic."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        algorithm: Algorithm,
+        settings: Train,
+        temperature: float = 1.0,
+        total_updates: int = 1,
+        foreign_engine: bool = False,
+        reference: Callable[[], Policy] | None = None,
+        critic: ValueModel | None = None,
+        world: World | None = None,
+    ) -> None:
+        self.policy, self.algorithm, self.settings, self.world = policy, algorithm, settings, world or World()
+        self.temperature, self.total_updates, self.foreign_engine = temperature, total_updates, foreign_engine
+        self.reference, self.critic = reference, critic
+        self.optimizer = make_optimizer(list(policy.parameters.values()), settings)
+        self.updates = 0  # optimiser steps, those skipped for want of kept responses included
+        self.nonfinite = 0
+        self.tokens_seen = 0  # tokens through forward and backward, padding included: counted work
+        self.forwards = 0
+
+    # --- score: what must be known before the first step ------------------------------------------------
+
+    def score(self, batches: Sequence[MiniBatch]) -> Metrics:
+        """Old, reference and value log-probs of the samples, where something needs them; usually nothing."""
+        samples = [s for batch in batches for s in batch.samples]
+        needs = self.algorithm.needs
+        several = len(batches) * self.settings.epochs > 1
+        from_engine = self.settings.old == "engine"
+        metrics: Metrics = {}
+        if from_engine:
+            for s in samples:
+                s.old = torch.tensor(s.engine_logp, dtype=self._dtype, device=self.policy.device)
+        elif (
+            (several and "ratio" in needs) or "old" in needs or self.foreign_engine or not any(b.kept for b in batches)
+        ):
+            for s, old in zip(samples, self.logp(samples), strict=True):
+                s.old = old
+            metrics |= self._mismatch(samples)
+        if "ref" in needs:
+            assert self.reference is not None
+            for s, ref in zip(samples, self.logp(samples, self.reference()), strict=True):
+                s.ref = ref
+        if self.critic is not None:
+            for s, value in zip(
+                samples, self.critic.score(samples, self.policy, self.settings.micro_batch_tokens), strict=True
+            ):
+                s.value = value
+        self._spread(samples)
+        return metrics
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float64 if self.policy.float64 else torch.float32
+
+    @torch.no_grad()
+    def logp(self, samples: Sequence[Sample], policy: Policy | None = None) -> list[Tensor]:
+        """Log-probs of each sample's response, without gradient, in order; by another policy where one is given."""
+        policy = policy or self.policy
+        out: list[Tensor] = [torch.empty(0)] * len(samples)
+        for group in micro_batches(samples, self.settings.micro_batch_tokens):
+            chosen = [samples[i] for i in group]
+            logp_T, _ = self._forward(policy, layout(chosen, policy.pad, policy.device), entropy=False)
+            for i, part in zip(group, torch.split(logp_T, [len(s.response) for s in chosen]), strict=True):
+                out[i] = part
+        return out
+
+    def _mismatch(self, samples: Sequence[Sample]) -> Metrics:
+        """Mean |learner - engine| log-prob over response tokens: the stale-weights alarm reads this."""
+        gap = tokens = 0.0
+        for s in samples:
+            assert s.old is not None
+            gap += float((s.old - torch.tensor(s.engine_logp, dtype=s.old.dtype, device=s.old.device)).abs().sum())
+            tokens += len(s.response)
+        gap, tokens = self.world.sum_floats([gap, tokens])
+        return {"policy/engine_mismatch": gap / tokens} if tokens else {}
+
+    def _spread(self, samples: Sequence[Sample]) -> None:
+        """Per-token advantages (and value targets) of the whole batch, once, before the first step."""
+        if self.algorithm.spread is to_tokens:
+            return
+        advantage_T = torch.zeros(0, dtype=self._dtype, device=self.policy.device)
+        if samples:
+            tokens = self._tokens(samples, advantage_T, None)
+            advantage_T = self.algorithm.spread(tokens)
+            if self.critic is not None:
+                assert tokens.value_T is not None
+                for s, target in zip(samples, self._split(advantage_T + tokens.value_T, samples), strict=True):
+                    s.target = target
+        if self.algorithm.whiten:
+            advantage_T = whiten(advantage_T, self.world.sum)
+        for s, advantage in zip(samples, self._split(advantage_T, samples), strict=True):
+            s.advantage = advantage
+
+    @staticmethod
+    def _split(value_T: Tensor, samples: Sequence[Sample]) -> Sequence[Tensor]:
+        return torch.split(value_T, [len(s.response) for s in samples]) if samples else []
+
+    # --- update ----------------------------------------------------------------------------------------
+
+    def update(self, batches: Sequence[MiniBatch]) -> Metrics:
+        """One optimiser step a mini-batch (and epoch); a mini-batch with nothing to compute makes none."""
+        sums: dict[str, float] = dict.fromkeys(("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens"), 0.0)
+        norms, made, losses = [], 0, 0
+        for _ in range(self.settings.epochs):
+            for batch in batches:
+                lr = self.learning_rate()
+                self.updates += 1
+                if not self._computes(batch):
+                    continue
+                if self.critic is not None:
+                    self.critic.update(batch, self.policy, self.settings.micro_batch_tokens, self.world)
+                    if self.updates <= self.critic.settings.warmup_steps:
+                        continue
+                losses += 1
+                norm = self._gradient(batch, sums)
+                if self._step(norm, lr):
+                    made += 1
+                    norms.append(norm)
+        names = list(sums)
+        total = dict(zip(names, self.world.sum_floats([sums[n] for n in names]), strict=True))
+        metrics: Metrics = {
+            "train/loss": total["loss"] / max(losses, 1),
+            "train/updates": float(made),
+            "train/grad_norm": sum(norms) / max(len(norms), 1),
+            "train/learning_rate": self.learning_rate(),
+            "train/nonfinite": float(self.nonfinite),
+            "policy/clip_fraction": total["clipped"] / max(total["tokens"], 1.0),
+            "policy/kl_old": total["kl_old"] / max(total["tokens"], 1.0),
+        }
+        if total["gap_tokens"]:
+            metrics["policy/engine_mismatch"] = total["gap"] / total["gap_tokens"]
+        if self.critic is not None:
+            metrics |= self.critic.metrics()
+        return metrics
+
+    def _computes(self, batch: MiniBatch) -> bool:
+        """Whether any rank has something to compute; the same answer on every rank, without asking them."""
+        return batch.count(self.algorithm) > 0 and (batch.kept > 0 or self.algorithm.penalises_sampled)
+
+    def _gradient(self, batch: MiniBatch, sums: dict[str, float]) -> float:
+        """Gradients of the mini-batch, summed over micro-batches and ranks; their norm."""
+        self.optimizer.zero_grad(set_to_none=True)
+        first = sums["gap_tokens"] == 0 and self.settings.old != "engine"
+        for group in micro_batches(batch.samples, self.settings.micro_batch_tokens):
+            samples = [batch.samples[i] for i in group]
+            where = layout(samples, self.policy.pad, self.policy.device)
+            logp_T, entropy_T = self._forward(self.policy, where, entropy="entropy" in self.algorithm.needs)
+            tokens = self._tokens(samples, logp_T, entropy_T, batch)
+            total, count = self.algorithm.loss(tokens)
+            (total / count).backward()
+            sums["loss"] += float(total.detach()) / count
+            self._observe(tokens, samples, sums, first)
+        parameters = list(self.policy.parameters.values())
+        self.world.sum_gradients(parameters)
+        grads = [p.grad for p in parameters if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+
+    @torch.no_grad()
+    def _observe(self, tokens: Tokens, samples: Sequence[Sample], sums: dict[str, float], first: bool) -> None:
+        kept_T = torch.ones_like(tokens.logp_T) if tokens.kept_T is None else tokens.kept_T
+        log_ratio_T = tokens.log_ratio_T()
+        sums["tokens"] += float(kept_T.sum())
+        sums["kl_old"] -= float((log_ratio_T * kept_T).sum())
+        outside = getattr(self.algorithm.objective, "outside", None)
+        if outside is not None:
+            sums["clipped"] += float((outside(tokens, self.algorithm.ratio(tokens)) * kept_T).sum())
+        if first and samples[0].old is None:
+            engine_T = tokens.logp_T.new_tensor([x for s in samples for x in s.engine_logp])
+            sums["gap"] += float((tokens.logp_T - engine_T).abs().sum())
+            sums["gap_tokens"] += len(engine_T)
+
+    def _step(self, norm: float, lr: float) -> bool:
+        """Clip and step; gradients that are not finite are dropped and counted."""
+        if not math.isfinite(norm):
+            self.nonfinite += 1
+            self.optimizer.zero_grad(set_to_none=True)
+            return False
+        limit = self.settings.max_grad_norm
+        if limit and norm > limit:
+            for p in self.policy.parameters.values():
+                if p.grad is not None:
+                    p.grad.mul_(limit / norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return True
+
+    def learning_rate(self) -> float:
+        """The learning rate of the next update."""
+        return learning_rate(self.updates, self.total_updates, self.settings)
+
+    # --- forward ---------------------------------------------------------------------------------------
+
+    def _forward(self, policy: Policy, where: Layout, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        """Log-probs (and entropies) of the response tokens of one micro-batch, [T]."""
+        self.tokens_seen += where.ids_BL.numel()
+        self.forwards += 1
+        with policy.autocast():
+            hidden_BLD = policy.hidden(where.ids_BL)
+        hidden_TD = hidden_BLD[where.row_T, where.column_T]
+        logp_T, entropy_T = policy.logp(hidden_TD, where.target_T, self.temperature, entropy)
+        return logp_T, entropy_T if entropy else None
+
+    def _tokens(
+        self, samples: Sequence[Sample], logp_T: Tensor, entropy_T: Tensor | None, batch: MiniBatch | None = None
+    ) -> Tokens:
+        device, dtype = self.policy.device, self._dtype
+        sizes = torch.tensor([len(s.response) for s in samples], device=device)
+        response_T = torch.repeat_interleave(torch.arange(len(samples), device=device), sizes)
+
+        def joined(name: str) -> Tensor | None:
+            parts = [getattr(s, name) for s in samples]
+            return None if parts[0] is None else torch.cat(parts)
+
+        advantage_T = joined("advantage")
+        if advantage_T is None:
+            credit_S = torch.tensor([s.credit for s in samples], dtype=dtype, device=device)
+            advantage_T = credit_S[response_T]
+        old_T = joined("old")
+        weight_T = None
+        if self.foreign_engine and old_T is not None and self.settings.old != "engine":
+            engine_T = old_T.new_tensor([x for s in samples for x in s.engine_logp])
+            weight_T = (old_T - engine_T).exp().clamp(max=MAX_WEIGHT)
+        kept_T = None
+        if not all(s.kept for s in samples):
+            kept_T = torch.tensor([float(s.kept) for s in samples], dtype=dtype, device=device)[response_T]
+        pair_S = None
+        if samples and samples[0].pair >= 0:
+            pair_S = torch.tensor([s.pair for s in samples], device=device)
+        extra: dict[str, Any] = {}
+        if batch is not None:
+            extra = {
+                "lengths": batch.lengths,
+                "sampled_lengths": batch.sampled_lengths,
+                "pairs": batch.pairs,
+                "max_tokens": batch.max_tokens,
+            }
+        return Tokens(
+            logp_T,
+            response_T,
+            advantage_T,
+            old_T=old_T,
+            ref_T=joined("ref"),
+            value_T=joined("value"),
+            entropy_T=entropy_T,
+            weight_T=weight_T,
+            kept_T=kept_T,
+            pair_S=pair_S,
+            **extra,
+        )
+
+
+def make_optimizer(parameters: list[torch.nn.Parameter], settings: Train, lr: float | None = None) -> torch.optim.AdamW:
+    """AdamW with float32 state; weight decay on matrices only."""
+    matrices = [p for p in parameters if p.dim() > 1]
+    vectors = [p for p in parameters if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=lr or settings.lr, betas=settings.betas, eps=settings.eps, fused=True
+    )
+
+
+def learning_rate(update: int, total: int, settings: Train) -> float:
+    """Linear warm-up, then constant, linear or cosine decay to `min_lr_ratio`: a function of the update's number."""
+    warm = settings.warmup_updates
+    if update < warm:
+        return settings.lr * (update + 1) / warm
+    done = min(1.0, (update - warm) / max(1, total - warm))
+    shapes: dict[str, Callable[[float], float]] = {
+        "constant": lambda x: 1.0,
+        "linear": lambda x: 1.0 - x,
+        "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
+    }
+    low = settings.min_lr_ratio if settings.schedule != "constant" else 0.0
+    return settings.lr * (low + (1 - low) * shapes[settings.schedule](done))

@@ -1,0 +1,84 @@
+"""The run's own record: one JSON line a step, one Parquet file of responses a step. Every display reads these."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sieverl.files import write_text, write_whole
+from sieverl.types import Status, Verdict
+
+EXEMPT = ("time/", "memory/", "rollout/tokens_per_second")  # what differs between identical runs
+
+
+class MetricsLog:
+    """`metrics.jsonl`: row 0 is the evaluation before training, then one row a step, written as it is made."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every whole row; a last line that a crash cut short is left out."""
+        if not self.path.exists():
+            return []
+        rows = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def rewind(self, step: int) -> None:
+        """Forget rows after `step`: they will be made again, the same."""
+        rows = [row for row in self.rows() if row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one row and flush it to disk."""
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+
+
+def rollout_path(run_dir: Path, step: int, kind: str = "step") -> Path:
+    """Where the responses of one step (or of the evaluation after it, kind `eval`) are."""
+    return run_dir / "rollouts" / f"{kind}-{step:06d}.parquet"
+
+
+def write_rollouts(run_dir: Path, step: int, rows: Sequence[Mapping[str, Any]], kind: str = "step") -> None:
+    """One row a response, kept or not."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist(list(rows))
+    write_whole(rollout_path(run_dir, step, kind), lambda path: pq.write_table(table, path, compression="zstd"))
+
+
+def read_verdicts(run_dir: Path, step: int) -> dict[tuple[int, int], tuple[str, Verdict]]:
+    """(group, sample) -> (response, verdict) of a step that was logged before a crash: read back, not decided again."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(rollout_path(run_dir, step)).to_pylist()
+    except (OSError, pa.ArrowInvalid):
+        return {}
+    return {
+        (r["group"], r["sample"]): (r["response"], Verdict(r["reward"], r["correct"], Status(r["status"])))
+        for r in rows
+    }
+
+
+def read_evaluation(run_dir: Path, step: int) -> dict[tuple[int, int], dict[str, Any]]:
+    """(prompt id, sample) -> row of the evaluation after a step; empty when there was none."""
+    import pyarrow.parquet as pq
+
+    path = rollout_path(run_dir, step, "eval")
+    if not path.exists():
+        return {}
+    return {(row["prompt_id"], row["sample"]): row for row in pq.read_table(path).to_pylist()}

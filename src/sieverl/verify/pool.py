@@ -1,0 +1,302 @@
+"""Verification in worker processes that are killed and replaced when they overstep their time or memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sieverl
+from sieverl.errors import DataError, UsageError
+from sieverl.types import Row, Status, Verdict
+from sieverl.verify.check import REFUSED
+from sieverl.verify.registry import describe
+
+START_S = 120.0  # a cold disk under load; after that the worker counts as not starting
+BATCH = 16
+TIMEOUT = Verdict(0.0, False, Status.VERIFIER_TIMEOUT)
+FATAL = {"usage": UsageError, "data": DataError}
+
+
+@dataclass
+class Basket:
+    """The verdicts that one `collect` waits for."""
+
+    verdicts: dict[Hashable, Verdict] = field(default_factory=dict)
+    pending: int = 0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One response on its way to a worker."""
+
+    basket: Basket
+    key: Hashable
+    response: str
+    row: Row
+
+
+class Worker:
+    """One worker process and the socket to it."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        ours, theirs = socket.socketpair()
+        # The package must be found however this process found it; -P keeps a user's file names from hiding modules.
+        path = [str(Path(sieverl.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        env = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, path)),
+            "PYTHONHASHSEED": "0",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "sieverl.verify.worker"], stdin=theirs, env=env
+            )
+        self._socket = ours
+        self._channel = ours.makefile("r", encoding="utf-8", newline="\n")
+        self.send(config, START_S)
+
+    def send(self, message: Any, timeout_s: float) -> None:
+        """Send one line; raises OSError (TimeoutError) if it is not taken in time."""
+        self._socket.settimeout(timeout_s)
+        self._socket.sendall(json.dumps(message, default=plain).encode() + b"\n")
+
+    def receive(self, timeout_s: float) -> dict[str, Any]:
+        """The next line; raises TimeoutError after `timeout_s`, EOFError if the worker is dead."""
+        self._socket.settimeout(timeout_s)
+        line = self._channel.readline()
+        if not line.endswith("\n"):
+            raise EOFError("the verifier's worker process died")
+        return json.loads(line)
+
+    def exit_code(self) -> int | None:
+        """Its exit code once it is dead, minus the signal that killed it; None if it lives on."""
+        try:
+            return self.process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        """End it, whatever it is doing."""
+        self.process.kill()
+        self.process.wait()
+        self._channel.close()
+        self._socket.close()
+
+
+def plain(value: Any) -> Any:
+    """What JSON does not know: arrays and their scalars as lists and numbers, the rest as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+class Pool:
+    r"""Scores responses while others are still being generated; a context manager.
+
+    `submit` returns at once; what the cheap path of the verifier decides never leaves the process, the rest goes to
+    `workers` processes, each response with `timeout_s` seconds and `memory_mb` of memory beyond the imports. What
+    oversteps gets the status `verifier_timeout` or `verifier_error` and is counted; nothing it does stops the run. A
+    verifier that cannot start at all is a UsageError.
+
+    >>> with Pool({"name": "math"}) as pool:
+    ...     [verdict.reward for verdict in pool.verdicts([(r"\boxed{4}", {"answer": "4"}), ("four", {"answer": "4"})])]
+    [1.0, 0.0]
+    """
+
+    def __init__(
+        self, spec: Mapping[str, Any], workers: int = 2, timeout_s: float = 5.0, memory_mb: int = 1024
+    ) -> None:
+        if workers < 1 or timeout_s <= 0 or memory_mb < 1:
+            raise UsageError(
+                f"verify.workers is {workers}, timeout_s {timeout_s}, memory_mb {memory_mb}; each must be above 0."
+            )
+        self.check = describe(spec)
+        self.timeouts = self.errors = self.restarts = 0
+        self.reasons: Counter[str] = Counter()
+        self._config = {"spec": spec, "timeout_s": timeout_s, "memory_mb": memory_mb}
+        self._limit, self._timeout_s = workers, timeout_s
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._basket = Basket()
+        self._threads: list[threading.Thread] = []
+        self._workers: set[Worker] = set()
+        self._idle = 0
+        self._failure: BaseException | None = None
+        self._closed = False
+        if not self.check.total:
+            self._grow()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def submit(self, key: Hashable, response: str, row: Row) -> None:
+        """Begin to score a response; its verdict is under `key` in what the next `collect` returns."""
+        self._submit(self._basket, key, response, row)
+
+    def collect(self) -> dict[Hashable, Verdict]:
+        """The verdicts of everything submitted since the last call; waits, but never longer than the limits allow."""
+        basket, self._basket = self._basket, Basket()
+        return self._wait(basket)
+
+    def verdicts(self, pairs: Sequence[tuple[str, Row]]) -> list[Verdict]:
+        """The verdicts of (response, row) pairs, in order; what was submitted before stays for `collect`."""
+        basket = Basket()
+        for index, (response, row) in enumerate(pairs):
+            self._submit(basket, index, response, row)
+        found = self._wait(basket)
+        return [found[index] for index in range(len(pairs))]
+
+    def close(self) -> None:
+        """Kill the workers; what is still being scored is lost."""
+        with self._changed:
+            self._closed = True
+            self._failure = self._failure or RuntimeError("the verification pool is closed")
+            workers = list(self._workers)
+            self._changed.notify_all()
+        for _ in self._threads:
+            self._tasks.put(None)
+        for worker in workers:
+            worker.process.kill()
+        for thread in self._threads:
+            thread.join()
+
+    def _submit(self, basket: Basket, key: Hashable, response: str, row: Row) -> None:
+        verdict = self.check.cheap(response, row)
+        if verdict is not None:
+            basket.verdicts[key] = verdict
+            return
+        with self._changed:
+            basket.pending += 1
+            self._tasks.put(Task(basket, key, response, row))
+            if self._tasks.qsize() > self._idle:
+                self._grow()
+
+    def _grow(self) -> None:
+        if len(self._threads) < self._limit and not self._closed:
+            self._threads.append(threading.Thread(target=self._serve, name="sieverl-verify", daemon=True))
+            self._threads[-1].start()
+
+    def _wait(self, basket: Basket) -> dict[Hashable, Verdict]:
+        with self._changed:
+            self._changed.wait_for(lambda: basket.pending == 0 or self._failure is not None)
+            if basket.pending:
+                assert self._failure is not None
+                raise self._failure
+        return basket.verdicts
+
+    def _finish(self, task: Task, verdict: Verdict) -> None:
+        with self._changed:
+            task.basket.verdicts[task.key] = verdict
+            task.basket.pending -= 1
+            if task.basket.pending == 0:
+                self._changed.notify_all()
+
+    def _serve(self) -> None:
+        """One thread: starts a worker, feeds it and replaces it, until the pool closes."""
+        worker: Worker | None = None
+        try:
+            worker = self._start()
+            while batch := self._take():
+                worker = self._score(worker, batch)
+        except BaseException as error:
+            with self._changed:
+                self._failure = self._failure or error
+                self._changed.notify_all()
+        finally:
+            if worker is not None:
+                self._discard(worker)
+
+    def _start(self) -> Worker:
+        worker = Worker(self._config)
+        with self._changed:
+            self._workers.add(worker)
+            if self._closed:
+                worker.process.kill()
+        try:
+            ready = worker.receive(START_S)
+        except (OSError, EOFError, json.JSONDecodeError) as error:
+            self._discard(worker)
+            raise UsageError(
+                f"The verifier's worker process does not start (exit code {worker.process.returncode}): its message is above."
+            ) from error
+        if "fatal" in ready:
+            self._discard(worker)
+            raise FATAL[ready["fatal"]](ready["message"])
+        return worker
+
+    def _discard(self, worker: Worker) -> None:
+        with self._changed:
+            self._workers.discard(worker)
+        worker.kill()
+
+    def _take(self) -> list[Task]:
+        """The next batch: what one worker's share of the queue is, at most `BATCH`; empty when the pool closes."""
+        with self._changed:
+            self._idle += 1
+        batch = [self._tasks.get()]
+        with self._changed:
+            self._idle -= 1
+        share = min(BATCH, self._tasks.qsize() // self._limit)
+        while len(batch) <= share and None not in batch:
+            try:
+                batch.append(self._tasks.get_nowait())
+            except queue.Empty:
+                break
+        return [] if None in batch else [task for task in batch if task is not None]
+
+    def _score(self, worker: Worker, batch: Sequence[Task]) -> Worker:
+        """Score a batch, one response at a time under its own deadline; returns the worker to go on with."""
+        left = deque(batch)
+        while left:
+            try:
+                if worker.process.poll() is not None:  # it died while it had nothing to do: nobody's fault
+                    worker = self._replace(worker)
+                worker.send([[task.response, task.row] for task in left], self._timeout_s)
+                while left:
+                    reply = worker.receive(self._timeout_s)
+                    if "fatal" in reply:
+                        raise FATAL[reply["fatal"]](reply["message"])
+                    self._finish(left.popleft(), self._verdict(reply))
+                    if "last" in reply:
+                        worker = self._replace(worker)
+                        break
+            except TimeoutError:
+                worker = self._replace(worker)
+                with self._changed:
+                    self.timeouts += 1
+                self._finish(left.popleft(), TIMEOUT)
+            except (OSError, EOFError, json.JSONDecodeError) as error:
+                if self._closed:
+                    raise
+                code = worker.exit_code()
+                worker = self._replace(worker)
+                self._finish(left.popleft(), self._verdict({"error": f"the worker died ({error}, exit code {code})"}))
+        return worker
+
+    def _replace(self, worker: Worker) -> Worker:
+        self._discard(worker)
+        with self._changed:
+            self.restarts += 1
+        return self._start()
+
+    def _verdict(self, reply: Mapping[str, Any]) -> Verdict:
+        if "error" not in reply:
+            reward, correct, status = reply["verdict"]
+            return Verdict(reward, correct, Status(status))
+        with self._changed:
+            self.errors += 1
+            if len(self.reasons) < 100 or reply["error"] in self.reasons:
+                self.reasons[reply["error"]] += 1
+        return REFUSED

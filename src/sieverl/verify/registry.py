@@ -1,0 +1,160 @@
+"""Verifiers by name: what a recipe's [verify] table says becomes a check."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from sieverl.errors import UsageError, nearest
+from sieverl.types import Row, Verdict
+from sieverl.verify.check import Check
+from sieverl.verify.exact import choice, number, regex, string
+from sieverl.verify.functions import function, reasoning_gym
+from sieverl.verify.math import Rules, math
+
+if TYPE_CHECKING:
+    from sieverl.verify.pool import Pool
+
+
+def weighted(parts: Sequence[Mapping[str, Any]] = ()) -> Check:
+    """The weighted sum of several verifiers' rewards; `correct` and `status` are those of the first part.
+
+    Each part is a specification with a `weight` besides (1 if left out); so the main verifier stands first, and a small
+    reward for the form behind it. Graded.
+
+    >>> parts = [{"name": "number"}, {"name": "string", "weight": 0.5}]
+    >>> weighted(parts)("it is 4", {"answer": "4"})
+    Verdict(reward=1.0, correct=True, status=<Status.CORRECT: 'correct'>)
+    """
+    if not parts:
+        raise UsageError(
+            'verify.parts is empty; give a sum its parts, such as [{name = "math"}, {name = "regex", ...}].'
+        )
+    weights = [part.get("weight", 1.0) for part in parts]
+    for weight in weights:
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise UsageError(f"verify.parts has the weight {weight!r}; a weight is a number.")
+    checks = [describe({key: value for key, value in part.items() if key != "weight"}) for part in parts]
+
+    def add(verdicts: Sequence[Verdict]) -> Verdict:
+        total = sum(weight * verdict.reward for weight, verdict in zip(weights, verdicts, strict=True))
+        return Verdict(float(total), verdicts[0].correct, verdicts[0].status)
+
+    def cheap(response: str, row: Row) -> Verdict | None:
+        verdicts = [check.cheap(response, row) for check in checks]
+        told = [verdict for verdict in verdicts if verdict is not None]
+        return add(told) if len(told) == len(checks) else None
+
+    return Check(
+        full=lambda response, row: add([check.full(response, row) for check in checks]),
+        cheap=cheap,
+        total=all(check.total for check in checks),
+        prepare=lambda: [check.prepare() for check in checks],
+        graded=True,
+        gold=checks[0].gold,
+    )
+
+
+VERIFIERS: dict[str, Callable[..., Check]] = {
+    "math": math,
+    "number": number,
+    "choice": choice,
+    "string": string,
+    "regex": regex,
+    "reasoning_gym": reasoning_gym,
+    "sum": weighted,
+}
+
+
+def options(name: str) -> dict[str, Any]:
+    """The options of a named verifier and their defaults.
+
+    >>> options("reasoning_gym")
+    {'task': None, 'after': None}
+    """
+    known = {key: parameter.default for key, parameter in inspect.signature(VERIFIERS[name]).parameters.items()}
+    if known.pop("options", None):
+        known |= {rule.name: rule.default for rule in fields(Rules)}
+    return known
+
+
+def describe(spec: Mapping[str, Any]) -> Check:
+    """The check that a specification means, validated but not prepared: nothing slow or foreign is imported.
+
+    >>> describe({"name": "maths"})
+    Traceback (most recent call last):
+    sieverl.errors.UsageError: Unknown verifier 'maths'; known are math, number, choice, string, regex, reasoning_gym, sum, \
+or a function as FILE.py:NAME or MODULE:NAME. Did you mean math?
+    """
+    name = spec.get("name")
+    given = {key: value for key, value in spec.items() if key != "name"}
+    if isinstance(name, str) and ":" in name:
+        if given:
+            raise UsageError(f"verify.{min(given)} is no option of a function ({name}); it takes none.")
+        return function(name)
+    if name not in VERIFIERS:
+        raise UsageError(
+            f"Unknown verifier {name!r}; known are {', '.join(VERIFIERS)}, "
+            f"or a function as FILE.py:NAME or MODULE:NAME.{nearest(str(name), VERIFIERS)}"
+        )
+    known = options(name)
+    for key, value in given.items():
+        if key not in known:
+            raise UsageError(f"verify.{key} is no option of {name}; it has {', '.join(known)}.{nearest(key, known)}")
+        check_type(key, value, known[key])
+    return VERIFIERS[name](**given)
+
+
+def check_type(option: str, value: Any, default: Any) -> None:
+    """A UsageError if an option is not of its default's kind (an option without a default is text)."""
+    kinds = {bool: bool, int: int, float: int | float, tuple: list | tuple, str: str, type(None): str | None}
+    wanted = kinds[type(default)]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):  # type: ignore[arg-type]
+        raise UsageError(f"verify.{option} is {value!r}; it must be of the kind of {default!r}.")
+
+
+def build(spec: Mapping[str, Any]) -> Check:
+    r"""A verifier, ready to be called in this process as `(response, row) -> Verdict`, without limits.
+
+    `spec` is the recipe's [verify] table: the `name` and its options. Raises UsageError for one that cannot work.
+
+    >>> build({"name": "math", "boxes": "first"})(r"\boxed{2} or \boxed{3}", {"answer": "2"}).correct
+    True
+    """
+    check = describe(spec)
+    check.prepare()
+    return check
+
+
+def is_graded(spec: Mapping[str, Any]) -> bool | None:
+    """Whether rewards mean more than right (1) and wrong (0); None for a user's function, which is not known.
+
+    >>> is_graded({"name": "math"}), is_graded({"name": "reasoning_gym"}), is_graded({"name": "mine.py:reward"})
+    (False, True, None)
+    """
+    return describe(spec).graded
+
+
+def gold_response(spec: Mapping[str, Any], row: Row) -> str | None:
+    r"""A response that the verifier must find right, or None if it has no notion of one.
+
+    >>> gold_response({"name": "math"}, {"answer": "4"}), gold_response({"name": "regex", "pattern": "x"}, {})
+    ('\\boxed{4}', None)
+    """
+    return describe(spec).gold(row)
+
+
+def check_gold(pool: Pool, spec: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[Row, Verdict]]:
+    """The rows whose own gold answer the verifier does not find right, with its verdict.
+
+    >>> from sieverl.verify import Pool
+    >>> with Pool({"name": "number"}) as pool:
+    ...     [row for row, verdict in check_gold(pool, {"name": "number"}, [{"answer": "4"}, {"answer": "four"}])]
+    [{'answer': 'four'}]
+    """
+    gold = describe(spec).gold
+    tried = [(response, row) for row in rows if (response := gold(row)) is not None]
+    verdicts = pool.verdicts(tried)
+    return [(row, verdict) for (_, row), verdict in zip(tried, verdicts, strict=True) if not verdict.correct]
