@@ -11,23 +11,15 @@ import re
 import shutil
 import string
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
 
-BASE = Path(__file__).parents[1] / "src/sieverl/assets/base"
+ASSETS = Path(__file__).parents[1] / "src/sieverl/assets"
+BASE = ASSETS / "base"
 STEPS_OF_PROMPTS = 8  # distinct prompts for this many steps, then they come again
-ARITHMETIC = {
-    "operators": ["+", "-", "*"],
-    "min_terms": 2,
-    "max_terms": 5,
-    "min_digits": 1,
-    "max_digits": 1,
-    "allow_parentheses": True,
-    "allow_negation": False,
-    "whitespace": "no_space",
-}
 
 
 def boxed(response: str, answer: str) -> float:
@@ -53,7 +45,8 @@ def even(response: str, answer: str) -> float:
 class Workload:
     """One RL step: `prompts` x `samples` responses of at most `max_tokens`, `reward(text, answer)`, one optimiser step.
 
-    The model is Qwen2. `mean_tokens` is the expected length of a response, which random weights are tuned to give.
+    The model is Qwen2. `mean_tokens` is the mean length that random weights are tuned to give; the shipped
+    model of *short* has a mean of its own, which is printed with each measurement.
     """
 
     name: str
@@ -82,22 +75,27 @@ WORKLOADS = {w.name: w for w in (SHORT, LONG_TAIL, TINY)}
 
 
 def make_model(workload: Workload, directory: Path) -> Path:
-    """Write the model and tokenizer (Hugging Face format) and `prompts.jsonl` into `directory`, the same bits each time.
+    """Write model and tokenizer (Hugging Face format) and `prompts.jsonl` into `directory`, the same bits each time.
 
-    `prompts.jsonl` has rows of `prompt` (the text as the model sees it), `question` (bare) and `answer`. *short* takes the
-    shipped model (random weights of its shape, with a warning, where it is missing); its prompts need reasoning-gym.
+    `prompts.jsonl` has rows of `prompt` (the text as the model sees it), `question` (bare) and `answer`. *short* takes
+    the shipped model (where it is missing: random weights of its shape, and a warning); its prompts need reasoning-gym.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    shipped = workload is SHORT and BASE.exists()
+    shipped = workload is SHORT and (BASE / "config.json").exists()
     if shipped:
         shutil.copytree(BASE, directory, dirs_exist_ok=True)
     else:
         if workload is SHORT:
             print(f"{BASE} is missing: random weights, every response wrong", file=sys.stderr)
         _random_model(workload, directory)
-    rows = _arithmetic(workload, directory) if shipped else _noise(workload)
-    (directory / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    count = STEPS_OF_PROMPTS * workload.prompts
+    write_prompts(directory / "prompts.jsonl", demo_prompts(directory, "data", count) if shipped else _noise(count))
     return directory
+
+
+def write_prompts(path: Path, rows: list[dict[str, str]]) -> None:
+    """One JSON object a line, as `read_prompts` reads it."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_prompts(path: Path) -> list[dict[str, str]]:
@@ -105,23 +103,27 @@ def read_prompts(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in Path(path).read_text().splitlines()]
 
 
-def _arithmetic(workload: Workload, directory: Path) -> list[dict[str, str]]:
+def demo_prompts(model: Path, section: str, count: int) -> list[dict[str, str]]:
+    """The first `count` rows of the demo's `data` or `evaluate` source, rendered by the chat template of `model`."""
     import reasoning_gym
     from transformers import AutoTokenizer
 
-    render = AutoTokenizer.from_pretrained(directory).apply_chat_template
-    data = reasoning_gym.create_dataset(
-        "basic_arithmetic", seed=7, size=STEPS_OF_PROMPTS * workload.prompts, **ARITHMETIC
-    )
-    rows = [(item["metadata"]["expression"], item["answer"]) for item in data]
-    chats = [[{"role": "user", "content": question}] for question, _ in rows]
-    prompts = [render(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
-    return [{"prompt": p, "question": q, "answer": a} for p, (q, a) in zip(prompts, rows, strict=True)]
+    source = tomllib.loads((ASSETS / "demo.toml").read_text())[section]
+    options = {key: value for key, value in source["options"].items() if key != "prompt"}
+    data = reasoning_gym.create_dataset(source["source"].partition(":")[2], **options)
+    render = AutoTokenizer.from_pretrained(model).apply_chat_template
+    rows = []
+    for item in (data[i] for i in range(count)):
+        question = item["metadata"]["expression"]
+        chat = [{"role": "user", "content": question}]
+        prompt = render(chat, tokenize=False, add_generation_prompt=True)
+        rows.append({"prompt": prompt, "question": question, "answer": item["answer"]})
+    return rows
 
 
-def _noise(workload: Workload) -> list[dict[str, str]]:
+def _noise(count: int) -> list[dict[str, str]]:
     rng = random.Random(0)
-    lengths = [rng.randint(16, 48) for _ in range(STEPS_OF_PROMPTS * workload.prompts)]
+    lengths = [rng.randint(16, 48) for _ in range(count)]
     texts = ["".join(rng.choices(string.ascii_letters + string.digits, k=length)) for length in lengths]
     return [{"prompt": text, "question": text, "answer": ""} for text in texts]
 
@@ -186,7 +188,7 @@ def _stop_chance(mean: float, longest: int) -> float:
     """The chance of stopping at each token for which lengths cut at `longest` average `mean` (bisection).
 
     >>> round(1 / _stop_chance(90, 512), 1)
-    92.0
+    90.3
     """
     low, high = 1e-6, 1.0
     for _ in range(60):

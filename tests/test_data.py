@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -323,3 +325,10 @@ def test_cursor_refuses_another_dataset():
         Cursor(0, 8).take(1, size=5, seed=0)
     with pytest.raises(DataError, match="no prompts"):
         Cursor().take(1, size=0, seed=0)
+
+
+def test_every_public_name_is_there_and_the_command_line_does_not_wait_for_it():
+    assert {name for name in data.__all__ if getattr(data, name) is None} == set()
+    assert sorted(name for names in data._HOMES.values() for name in names) == sorted(data.__all__)
+    heavy = "import sys, sieverl.data.command; print({'numpy', 'datasets', 'torch', 'pyarrow'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout == "set()\n"

@@ -1,7 +1,7 @@
 """Make the tiny base model that ships with SieveRL: `python tools/make_base_model.py [--out DIR] [--seed 0]`.
 
 The model (Qwen2, 0.8M parameters, one token a byte) learns to work out reasoning-gym's `basic_arithmetic` one step a
-line, first from a clean textbook, then from pupils' notebooks full of mistakes. So it can calculate, and samples many
+line, first from clean textbooks, then from pupils' notebooks full of mistakes. So it can calculate, and samples many
 slips on top of it: reinforcement learning has something to reject and something to find. About ten minutes on 2 cores;
 the same seed, machine and thread count give the same bits. No evaluation prompt is in either corpus.
 """
@@ -31,8 +31,10 @@ TASK = {
     "allow_negation": False,
     "whitespace": "no_space",
 }
-EVALUATION_SEED, EVALUATION_PROMPTS, CORPUS_SEED = 2, 512, 1_000_000  # item i of seed s is item i - 1 of seed s + 1
-TEXTBOOK, NOTEBOOKS = 130_000, 26_000  # worked solutions without and with mistakes
+EVALUATION_SEED, EVALUATION_PROMPTS = 2, 512  # item i of seed s is item i - 1 of seed s + 1
+CORPUS_SEED, STAGE_SEEDS = 1_000_000, 500_000  # far from the seeds of the demo and from one another
+# How many worked solutions, whether they hold mistakes, the highest learning rate.
+STAGES = [(130_000, False, 3e-3), (110_000, False, 2e-3), (26_000, True, 1e-3)]
 SPECIAL = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|pad|>"]
 END, USER, ASSISTANT, PAD = 256, 257, 258, 260
 CHAT_TEMPLATE = (
@@ -67,7 +69,7 @@ def slip(rng: random.Random, a: int, op: str, b: int) -> int:
 def slip_rate(a: int, op: str, b: int) -> float:
     """Larger results and a sign to think of make a slip likelier."""
     size = abs(CALCULATE[op](a, b))
-    return 0.04 + 0.30 * (size >= 10) + 0.15 * (size >= 40) + 0.18 * (b < 0)
+    return 0.02 + 0.38 * (size >= 10) + 0.12 * (size >= 40) + 0.12 * (b < 0)
 
 
 def left_to_right(expression: str) -> str:
@@ -98,9 +100,9 @@ def solution(expression: str, rng: random.Random, careless: bool) -> str:
     if 0.12 <= habit < 0.20 and len(lines) > 1:  # forgets the last step
         lines.pop()
         answer = int(lines[-1].split("=")[1])
-    elif 0.20 <= habit < 0.34:  # guesses without working
+    elif 0.20 <= habit < 0.32:  # guesses without working
         lines, answer = [], answer + rng.choice([0, 0, 1, -1, 2, -2, 10, -10, -2 * answer])
-    elif 0.34 <= habit < 0.38:  # copies the answer wrongly
+    elif 0.32 <= habit < 0.35:  # copies the answer wrongly
         answer = rng.choice([-answer, answer + 1])
     return f"{''.join(lines)}\\boxed{{{answer}}}"
 
@@ -226,16 +228,14 @@ def main() -> None:
 
     evaluation = evaluation_prompts()
     tokenizer, model = make_tokenizer(), make_model()
-    first = CORPUS_SEED * (options.seed + 1)
-    textbook = corpus(tokenizer, first, TEXTBOOK, False, set(evaluation))
-    notebooks = corpus(tokenizer, first + TEXTBOOK, NOTEBOOKS, True, set(evaluation))
-    seen = {tokenizer.decode(ids[1 : n - 2]) for ids, n in textbook + notebooks}
-    assert len(evaluation) == EVALUATION_PROMPTS
-    assert seen.isdisjoint(evaluation), "an evaluation prompt is in the corpus"
-    print(f"{sum(p.numel() for p in model.parameters())} parameters, {len(textbook)} + {len(notebooks)} solutions of")
-    print(f"{len(seen)} prompts; none of the {len(evaluation)} evaluation prompts among them", flush=True)
-    train(model.train(), textbook, lr=3e-3, seed=options.seed)
-    train(model, notebooks, lr=1e-3, seed=options.seed)
+    print(f"{sum(p.numel() for p in model.parameters())} parameters")
+    for stage, (size, careless, lr) in enumerate(STAGES):
+        first = CORPUS_SEED * (options.seed + 1) + STAGE_SEEDS * stage
+        rows = corpus(tokenizer, first, size, careless, set(evaluation))
+        seen = {tokenizer.decode(ids[1 : n - 2]) for ids, n in rows}
+        assert seen.isdisjoint(evaluation), "an evaluation prompt is in the corpus"
+        print(f"{len(rows)} solutions of {len(seen)} prompts, none of them among the {len(evaluation)} for evaluation")
+        train(model.train(), rows, lr=lr, seed=options.seed)
 
     fresh = options.out.with_name(options.out.name + ".new")
     model.save_pretrained(fresh)

@@ -37,5 +37,5 @@ def step(server: Peer) -> dict[str, Any]:
     server.stdin.flush()
     line = server.stdout.readline()
     if not line:
-        raise RuntimeError(f"{server.args} ended with exit code {server.wait()}; its messages are above.")
+        raise RuntimeError(f"{server.args!r} ended with exit code {server.wait()}; its messages are above.")
     return json.loads(line)

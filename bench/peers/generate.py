@@ -1,6 +1,7 @@
-"""Rollouts by transformers on demand: `python -m bench.peers.generate --workload short --model DIR` in TRL's environment.
+"""Rollouts by transformers on demand: `python -m bench.peers.generate --workload short --model DIR`.
 
-For each `step` on standard input one batch of responses, and one line `{"seconds", "tokens_per_second", ...}`.
+Runs in TRL's environment. For each `step` on standard input: one batch of responses, and one line
+`{"seconds", "tokens_per_second", ...}` on standard output.
 `padding_waste` is the fraction of decoded positions (rows x forward passes) that are no token of a response.
 """
 
@@ -35,7 +36,7 @@ def padded(model, tokenizer, how: GenerationConfig, workload: Workload) -> Engin
 
 
 def continuous(model, tokenizer, how: GenerationConfig, workload: Workload) -> Engine:
-    """`generate_batch`: continuous batching. The cache is sized for the workload: by default it takes most of the memory."""
+    """`generate_batch`: continuous batching, its cache sized for the workload (else it takes most of the memory)."""
     page = 32
     longest = workload.max_tokens + 64
     config = ContinuousBatchingConfig(
@@ -47,6 +48,8 @@ def continuous(model, tokenizer, how: GenerationConfig, workload: Workload) -> E
 
     def run(prompts: list[list[int]]) -> tuple[list[int], int]:
         out = model.generate_batch(prompts, generation_config=how, continuous_batching_config=config)
+        if len(out) < len(prompts):
+            raise RuntimeError(f"generate_batch gave {len(out)} of {len(prompts)} responses; see its messages above.")
         lengths = [len(response.generated_tokens) for response in out.values()]
         return lengths, sum(lengths)
 
@@ -88,7 +91,7 @@ def main() -> None:
         batch = tokenizer(list(islice(prompts, workload.prompts)))["input_ids"]
         repeated = [ids for ids in batch for _ in range(workload.samples)]
         began = time.perf_counter()
-        with torch.inference_mode():
+        with torch.no_grad():  # continuous batching fails under inference_mode
             lengths, positions = run(repeated)
         seconds = time.perf_counter() - began
         write(

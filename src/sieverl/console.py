@@ -21,7 +21,7 @@ class Progress:
         self.run, self.console = run, console
         self.started, self.first = time.perf_counter(), run.state.step
         self.accuracy: float | None = None
-        self.zero_loss_said = False
+        self.zero_losses = 0
 
     def __call__(self, row: Row) -> None:
         if self.run.train.world.rank:
@@ -61,8 +61,9 @@ class Progress:
         trouble = int(row["verify/timeouts"]), int(row["verify/errors"])
         if any(trouble):
             self.console.print(f"           verifier: {trouble[0]} timeouts, {trouble[1]} errors", style="yellow")
-        if not self.zero_loss_said and row["train/updates"] and abs(row["train/loss"]) < 1e-6:
-            self.zero_loss_said = True
+        self.zero_losses += bool(row["train/updates"] and abs(row["train/loss"]) < 1e-6)
+        if self.zero_losses == 3:
+            self.zero_losses += 1
             self.console.print(
                 "           the loss reads 0 on-policy because advantages are centred; the gradient does not",
                 style="dim",

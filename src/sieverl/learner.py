@@ -50,9 +50,14 @@ class Learner:
 
     # --- score: what must be known before the first step ------------------------------------------------
 
-    def score(self, batches: Sequence[MiniBatch]) -> Metrics:
-        """Old, reference and value log-probs of the samples, where something needs them; usually nothing."""
+    def score(self, batches: Sequence[MiniBatch], probe: Sequence[Sample] = ()) -> Metrics:
+        """Old, reference and value log-probs of the samples, where something needs them; usually nothing.
+
+        When nothing is kept, the log-probs of `probe` are compared with the engine's all the same.
+        """
         samples = [s for batch in batches for s in batch.samples]
+        if not any(map(self._computes, batches)):
+            return self._mismatch(probe, self.logp(probe))
         needs = self.algorithm.needs
         several = len(batches) * self.settings.epochs > 1
         from_engine = self.settings.old == "engine"
@@ -60,12 +65,11 @@ class Learner:
         if from_engine:
             for s in samples:
                 s.old = torch.tensor(s.engine_logp, dtype=self._dtype, device=self.policy.device)
-        elif (
-            (several and "ratio" in needs) or "old" in needs or self.foreign_engine or not any(b.kept for b in batches)
-        ):
-            for s, old in zip(samples, self.logp(samples), strict=True):
+        elif (several and "ratio" in needs) or "old" in needs or self.foreign_engine:
+            scored = self.logp(samples)
+            for s, old in zip(samples, scored, strict=True):
                 s.old = old
-            metrics |= self._mismatch(samples)
+            metrics |= self._mismatch(samples, scored)
         if "ref" in needs:
             assert self.reference is not None
             for s, ref in zip(samples, self.logp(samples, self.reference()), strict=True):
@@ -94,12 +98,11 @@ class Learner:
                 out[i] = part
         return out
 
-    def _mismatch(self, samples: Sequence[Sample]) -> Metrics:
+    def _mismatch(self, samples: Sequence[Sample], scored: Sequence[Tensor]) -> Metrics:
         """Mean |learner - engine| log-prob over response tokens: the stale-weights alarm reads this."""
         gap = tokens = 0.0
-        for s in samples:
-            assert s.old is not None
-            gap += float((s.old - torch.tensor(s.engine_logp, dtype=s.old.dtype, device=s.old.device)).abs().sum())
+        for s, logp in zip(samples, scored, strict=True):
+            gap += float((logp - logp.new_tensor(s.engine_logp)).abs().sum())
             tokens += len(s.response)
         gap, tokens = self.world.sum_floats([gap, tokens])
         return {"policy/engine_mismatch": gap / tokens} if tokens else {}

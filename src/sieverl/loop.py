@@ -84,7 +84,7 @@ def train(run: Run, on_row: Callable[[Row], None] = lambda row: None) -> None:
             sampled = time.perf_counter()
             credit = assign(run, batch)
             batches = pack(batch.responses, credit, batch.mine, run.algorithm, recipe.train.minibatches)
-            scores = run.learner.score(batches)
+            scores = run.learner.score(batches, probe=list(batch.mine.values())[: recipe.rollout.samples])
             metrics = run.learner.update(batches) | scores
             state.step += 1
             state.cursor = batch.cursor

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from sieverl import checkpoint
 from sieverl.algorithm import Algorithm
@@ -51,6 +52,7 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
 
 def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
     """Everything a run needs, checked. Nothing is written before all of it has loaded."""
+    disable_progress_bar()
     algorithm = chosen_algorithm(recipe)
     run_dir = Path(recipe.run_dir)
     world = join()

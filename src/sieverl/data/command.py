@@ -47,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     prepare.add_argument("--ngram", type=int, default=13, metavar="N", help="words in a row that count as the same")
     prepare.add_argument(
-        "--verifier", default="math", metavar="NAME", help="must accept each gold answer; none: no check"
+        "--verifier",
+        default="auto",
+        metavar="NAME",
+        help="must accept each gold answer (default: math, or the task's own scorer; none: no check)",
     )
     prepare.add_argument("--keep-duplicates", action="store_true", help="keep prompts that occur more than once")
 
@@ -108,13 +111,14 @@ def _prepare(args: argparse.Namespace) -> None:
         ngram=args.ngram,
         keep_duplicates=args.keep_duplicates,
     )
-    table = Table("rows", "", title=report.source, title_justify="left")
+    console = Console()
+    console.print(report.source, soft_wrap=True, highlight=False)
+    table = Table("rows", "")
     table.columns[0].justify = "right"
     table.add_row(f"{report.rows:,}", "read", end_section=True)
     for reason, count in report.dropped.items():
         table.add_row(f"{count:,}", reason)
     table.add_row(f"{report.kept:,}", "kept")
-    console = Console()
     console.print(table)
     if revision := report.origin.get("revision"):
         console.print(f"revision {revision} of {report.origin['hub']}", soft_wrap=True)

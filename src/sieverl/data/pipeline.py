@@ -55,11 +55,13 @@ def prepare(
 
     The suffix and the system prompt of `template` are written into the prompts. Rows that are dropped go to
     `<output>.dropped.jsonl` with their reason. `tokenizer` (a directory or Hub id) and `max_prompt_tokens` go together;
-    `benchmarks` are names of `BENCHMARKS`, local copies (`math500@FILE`) or files; `verifier` is a name or a table as in
-    a recipe, "auto" (math, or a task's own scorer) or None for no check of the gold answers. Raises DataError when
+    `benchmarks` are names of `BENCHMARKS`, local copies (`math500@FILE`) or files; `verifier` is a name or a table as
+    in a recipe, "auto" (math, or a task's own scorer) or None for no check of the gold answers. Raises DataError when
     nothing is left, UsageError for options.
     """
     path = _output(Path(output).expanduser(), source)
+    if (tokenizer is None) != (max_prompt_tokens is None):
+        raise UsageError("a tokenizer and the most tokens a prompt may have go together; give both or neither")
     template = template or Template()
     loaded = read(source, columns=columns, split=split, limit=limit, options=options)
     prompts, dropped = _answered(loaded.prompts)
@@ -70,8 +72,6 @@ def prepare(
     if benchmarks:
         prompts, more = filters.overlapping(prompts, load_benchmarks(benchmarks), ngram)
         dropped += more
-    if (tokenizer is None) != (max_prompt_tokens is None):
-        raise UsageError("a tokenizer and the most tokens a prompt may have go together; give both or neither")
     if tokenizer is not None and max_prompt_tokens is not None:
         prompts, more = filters.too_long(prompts, _tokenizer(tokenizer), template, max_prompt_tokens)
         dropped += more
@@ -85,22 +85,21 @@ def prepare(
     if not prompts:
         told = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         raise DataError(f"no row of {source} is left ({told}); the reason of each is in {dropped_file}")
-    origin = loaded.origin
-    _write(path, [_row(prompt, template, source, split) for prompt in prompts], {"origin": origin, "dropped": counts})
+    origin, data_source = loaded.origin, _data_source(source)
+    _write(
+        path, [_row(prompt, template, data_source, split) for prompt in prompts], {"origin": origin, "dropped": counts}
+    )
     return Report(source, path, int(origin["rows"]), len(prompts), counts, dropped_file, origin)
 
 
 def load_benchmarks(sources: Sequence[str]) -> dict[str, list[Prompt]]:
     """The evaluation prompts of each source by name; `all` stands for every one of `BENCHMARKS`."""
-    names = [name for source in sources for name in (BENCHMARKS if source == "all" else [source])]
     found = {}
-    for source in names:
-        known = SOURCES.get(source.partition("@")[0])
+    for source in (name for given in sources for name in (BENCHMARKS if given == "all" else [given])):
+        name = source.partition("@")[0]
+        known = SOURCES.get(name)
         split = (known.evaluate if known else None) or "test"
-        place = locate(source, {})
-        found[source.partition("@")[0] if known else Path(str(place.path or source)).name] = read(
-            source, split=split
-        ).prompts
+        found[name if known else source] = read(source, split=split).prompts
     return found
 
 
@@ -130,11 +129,11 @@ def _tokenizer(name: str) -> Any:
         ) from error
 
 
-def _row(prompt: Prompt, template: Template, source: str, split: str) -> dict[str, Any]:
+def _row(prompt: Prompt, template: Template, data_source: str, split: str) -> dict[str, Any]:
     row = prompt.row
     rest = {key: value for key, value in row.items() if key not in _WRITTEN}
     return {
-        "data_source": row["data_source"] if isinstance(row.get("data_source"), str) else _data_source(source),
+        "data_source": row["data_source"] if isinstance(row.get("data_source"), str) else data_source,
         "prompt": template.messages(prompt),
         "ability": row["ability"] if isinstance(row.get("ability"), str) else "math",
         "reward_model": {"style": "rule", "ground_truth": str(row["answer"])},
@@ -143,10 +142,9 @@ def _row(prompt: Prompt, template: Template, source: str, split: str) -> dict[st
 
 
 def _data_source(source: str) -> str:
-    place = locate(source, {}) if not source.startswith("reasoning_gym:") else None
-    if place is None:
-        return source.replace(":", "/", 1)
-    return place.known.hub or place.hub or (place.path.stem if place.path else source)
+    """What verl chooses its reward function by: the Hub id, the file's name, reasoning_gym/TASK."""
+    place = locate(source, {})
+    return place.known.hub or place.hub or (place.path.stem if place.path else source.replace(":", "/", 1))
 
 
 def _output(path: Path, source: str) -> Path:

@@ -191,7 +191,10 @@ def _prompts(raws: Sequence[Raw], place: Place, columns: Mapping[str, str]) -> t
     dropped: list[Dropped] = []
     for number, raw in enumerate(raws):
         made = _prompt(number, raw, prompt_column, answer_column, place.known.extract, place.known.reject)
-        (prompts if isinstance(made, Prompt) else dropped).append(made)  # type: ignore[arg-type]
+        if isinstance(made, Prompt):
+            prompts.append(made)
+        else:
+            dropped.append(made)
     if not prompts:
         first = dropped[0]
         raise DataError(
@@ -215,7 +218,7 @@ def _prompt(
             return Dropped(number, raw.where, "malformed", detail, row)
         text = next(m["content"] for m in reversed(messages) if m["role"] == "user")
     else:
-        messages, text = None, str(question).strip() if question is not None else ""
+        messages, text = None, "" if question is None else str(question)
     if not text.strip():
         return Dropped(number, raw.where, "empty prompt", f"column {prompt_column!r} is empty", row)
     given = get(row, answer_column)

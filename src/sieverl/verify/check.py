@@ -1,4 +1,4 @@
-"""What a verifier is made of: how to score a response, a cheap way where one decides, and what a right response looks like."""
+"""What a verifier is made of: how to score a response, a cheap way where one decides, what a right response is."""
 
 from __future__ import annotations
 
@@ -52,11 +52,6 @@ class Check:
         return self.full(response, row)
 
 
-def at_once(score: Callable[[str, Row], Verdict], gold: Callable[[Row], str | None]) -> Check:
-    """A check that cannot hang, so that it runs in the caller's process."""
-    return Check(full=score, cheap=score, total=True, gold=gold)
-
-
 def as_verdict(value: Any) -> Verdict:
     """The verdict of whatever a user's function returned; None means that it does not apply.
 
@@ -82,9 +77,8 @@ def golds(row: Row) -> list[str]:
     >>> golds({"answer": 27.0}), golds({"answer": ["a", "b"]})
     (['27'], ['a', 'b'])
     """
-    answer = row.get("answer")
-    if hasattr(answer, "tolist"):
-        answer = answer.tolist()
+    answer: Any = row.get("answer")
+    answer = answer.tolist() if hasattr(answer, "tolist") else answer
     texts = [as_text(value) for value in (answer if isinstance(answer, list | tuple) else [answer])]
     if not texts or not all(texts):
         raise DataError(f"The gold answer of a row is {answer!r}; give each row an answer in its column `answer`.")

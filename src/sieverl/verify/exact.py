@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import re
-from functools import partial
+from collections.abc import Callable
 
 from sieverl.errors import UsageError
 from sieverl.types import Row, Verdict
 from sieverl.verify import extract, numbers
-from sieverl.verify.check import NO_ANSWER, Check, at_once, binary, golds, one_of
+from sieverl.verify.check import NO_ANSWER, Check, binary, golds, one_of
 
-_LETTER = re.compile(r"\(?\s*([A-Za-z])\s*(?:[).:,]|$|\s)")
-
-
-def boxed_gold(row: Row) -> str:
-    """A response that must be right: the gold in a box."""
-    return rf"\boxed{{{golds(row)[0]}}}"
+_LETTER = re.compile(r"\(?\s*([A-Za-z])\s*(?:[).:,]|$)")
 
 
-def find(response: str, boxes: str, after: str | None, unboxed: bool) -> list[str] | None:
-    """The answers that count: behind the last marker, else in the boxes; None when the whole response is to be read."""
-    marked = extract.after_marker(response, after) if after else None
-    if marked:
-        return (extract.boxed(marked) or [marked])[-1:]
-    found = [box for box in extract.boxed(response) if box]
-    if found or not unboxed:
-        return extract.BOXES[boxes](found) or ([""] if found else [])
-    return None
+def exact(
+    same: Callable[[str, str], bool],
+    unmarked: Callable[[str], list[str]] | None,
+    boxes: str,
+    after: str | None,
+) -> Check:
+    """A check that compares the marked answer, or what `unmarked` finds where nothing is marked, with the gold text.
+
+    It cannot hang, so that it runs in the caller's process.
+    """
+    one_of("boxes", boxes, extract.BOXES)
+
+    def score(response: str, row: Row) -> Verdict:
+        found = extract.marked(response, boxes, after)
+        if found is None:
+            found = (unmarked(response) if unmarked else None) or None
+        if found is None:
+            return NO_ANSWER
+        return binary(any(same(text, gold) for text in found for gold in extract.gold_texts(row, after)))
+
+    def gold(row: Row) -> str:
+        return rf"\boxed{{{extract.gold_texts(row, after)[0]}}}"
+
+    return Check(full=score, cheap=score, total=True, gold=gold)
 
 
 def number(
@@ -41,59 +51,49 @@ def number(
 ) -> Check:
     r"""A plain number, compared exactly; without a box the last number of the response, unless `unboxed` is false.
 
-    >>> check = number()
-    >>> [check(text, {"answer": "1200"}).status.value for text in ("about 1,200 of them", r"\boxed{12} or 1200", "many")]
+    >>> texts = "about 1,200 of them", r"\boxed{12} or 1200", "many"
+    >>> [number()(text, {"answer": "1200"}).status.value for text in texts]
     ['correct', 'incorrect', 'no_answer']
     """
-    one_of("boxes", boxes, extract.BOXES)
     one_of("percent", percent, numbers.PERCENT)
 
     def reading(text: str) -> numbers.Exact | None:
-        tidy = numbers.tidy(text)
-        found = numbers.read(numbers.without_unit(tidy) if units else tidy)
-        return None if found and found.grouped and not commas else found
+        single = extract.numbers_in(text)
+        forms = text, single[0] if len(single) == 1 else ""  # `5 apples` is 5, `5 or 6` is nothing
+        tidy = [numbers.tidy(form) for form in forms if len(form) < 1000]
+        found = [numbers.read(numbers.without_unit(form) if units else form) for form in tidy]
+        return next((value for value in found if value and (commas or not value.grouped)), None)
 
-    def score(response: str, row: Row) -> Verdict:
-        found = find(response, boxes, after, unboxed)
-        texts = [extract.last_number(response) or ""] if found is None else found
-        answers = [value for text in texts if (value := reading(text)) is not None]
-        if not answers:
-            return NO_ANSWER
-        rights = [value for gold in golds(row) if (value := reading(gold_text(gold, after))) is not None]
-        return binary(any(numbers.same_number(a, b, percent, precision, tolerance) for a in answers for b in rights))
+    def same(text: str, gold: str) -> bool:
+        answer, right = reading(text), reading(gold)
+        if answer is None or right is None:
+            return False
+        return numbers.same_number(answer, right, percent, precision, tolerance)
 
-    return at_once(score, boxed_gold)
-
-
-def gold_text(gold: str, after: str | None) -> str:
-    """The gold without the solution around it."""
-    marked = extract.after_marker(gold, after) if after else None
-    return marked or (extract.boxed(gold) or [gold])[-1]
+    return exact(same, (lambda response: extract.numbers_in(response)[-1:]) if unboxed else None, boxes, after)
 
 
 def choice(letters: str = "ABCDE", boxes: str = "last", after: str | None = None, unboxed: bool = True) -> Check:
     r"""One letter of a multiple choice: in a box, behind `after`, or in "the answer is (B)".
 
-    >>> check = choice()
-    >>> [check(text, {"answer": "B"}).status.value for text in (r"\boxed{\text{(B)}}", "The answer is C.", "A dog.")]
+    >>> texts = r"\boxed{\text{(B)}}", "The answer is C.", "A dog."
+    >>> [choice()(text, {"answer": "B"}).status.value for text in texts]
     ['correct', 'incorrect', 'no_answer']
     """
-    one_of("boxes", boxes, extract.BOXES)
-    said = re.compile(rf"(?i:answer|option|choice)(?i:\s+is)?\s*:?\s*\**\(?([{letters}])\b")
+    said = re.compile(rf"(?i:answer|option|choice)(?i:\s+is)?\s*:?\s*\**\(?([{re.escape(letters)}])\b")
 
     def letter(text: str) -> str:
-        match = _LETTER.match(numbers.tidy(text))
+        match = _LETTER.match(numbers.tidy(text[:200]))
         return match.group(1).upper() if match and match.group(1).upper() in letters.upper() else ""
 
-    def score(response: str, row: Row) -> Verdict:
-        found = find(response, boxes, after, unboxed)
-        if found is None:
-            bare = response.strip()
-            found = said.findall(bare)[-1:] or ([bare] if len(bare) <= 4 else [])
-        answers = [value for text in found if (value := letter(text))]
-        return binary(any(a in map(letter, golds(row)) for a in answers)) if answers else NO_ANSWER
+    def unmarked(response: str) -> list[str]:
+        bare = response.strip()
+        return said.findall(bare)[-1:] or ([bare] if len(bare) <= 4 and letter(bare) else [])
 
-    return at_once(score, boxed_gold)
+    def same(text: str, gold: str) -> bool:
+        return letter(text) == letter(gold) != ""
+
+    return exact(same, unmarked if unboxed else None, boxes, after)
 
 
 def string(
@@ -109,18 +109,15 @@ def string(
     >>> check(r"\boxed{New  york}", {"answer": "New York"}).correct, check("York", {"answer": "New York"}).correct
     (True, False)
     """
-    one_of("boxes", boxes, extract.BOXES)
 
     def plain(text: str) -> str:
         text = " ".join(text.split()) if ignore_space else text
         return text.casefold() if ignore_case else text
 
-    def score(response: str, row: Row) -> Verdict:
-        found = find(response, boxes, after, unboxed)
-        texts = [plain(text) for text in ([response] if found is None else found) if text.strip()]
-        return binary(any(text == plain(gold) for text in texts for gold in golds(row))) if texts else NO_ANSWER
+    def unmarked(response: str) -> list[str]:
+        return [response] if response.strip() else []
 
-    return at_once(score, boxed_gold)
+    return exact(lambda text, gold: plain(text) == plain(gold), unmarked if unboxed else None, boxes, after)
 
 
 def regex(pattern: str | None = None, whole: bool = False, ignore_case: bool = False, dot_all: bool = True) -> Check:
@@ -137,7 +134,7 @@ def regex(pattern: str | None = None, whole: bool = False, ignore_case: bool = F
         try:
             return re.compile(text, flags)
         except re.error as error:
-            raise UsageError(f"verify.pattern {text!r} is no regular expression: {error}.") from error
+            raise UsageError(f"verify.pattern {text!r} is no regular expression: {error}") from error
 
     fixed = compiled(pattern) if pattern is not None else None
 
@@ -145,4 +142,4 @@ def regex(pattern: str | None = None, whole: bool = False, ignore_case: bool = F
         patterns = [fixed] if fixed else [compiled(gold) for gold in golds(row)]
         return binary(any((one.fullmatch if whole else one.search)(response) for one in patterns))
 
-    return Check(full=partial(score))
+    return Check(full=score)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from sieverl.types import Row
+from sieverl.verify.check import golds
+
 _TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _NUMBER = re.compile(
     r"(?<![\w.])[-+−]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+|(?<=[0-9]))(?:[eE][-+]?[0-9]{1,3})?%?(?![\w])"
@@ -17,9 +20,12 @@ def boxed(text: str) -> list[str]:
     >>> boxed(r"so \boxed{\frac{1}{2}} and \boxed{x=\boxed{3}}, never \boxed{4")
     ['\\frac{1}{2}', '3']
     """
+    starts = [start for start in (text.find(r"\boxed"), text.find(r"\fbox")) if start >= 0]
+    if not starts:
+        return []
     found: list[str] = []
     opened: list[tuple[int, int, bool]] = []
-    for token in _TOKEN.finditer(text):
+    for token in _TOKEN.finditer(text, min(starts)):
         kind = token.group()
         if kind.endswith("{") and len(kind) != 2:
             opened.append((token.end(), len(found), len(kind) > 1))
@@ -44,6 +50,26 @@ BOXES: dict[str, Callable[[list[str]], list[str]]] = {
 }
 
 
+def marked(response: str, boxes: str, after: str | None) -> list[str] | None:
+    r"""The answers that count: what stands behind the last `after`, else the boxes by their rule.
+
+    Empty when the boxes contradict each other, None when nothing is marked as the answer.
+
+    >>> [marked(text, "only", None) for text in (r"\boxed{1}, \boxed{1}", r"\boxed{1}, \boxed{2}", "1")]
+    [['1'], [], None]
+    """
+    behind = after_marker(response, after) if after else None
+    if behind:
+        return (boxed(behind) or [behind])[-1:]
+    found = [box for box in boxed(response) if box]
+    return BOXES[boxes](found) if found else None
+
+
+def gold_texts(row: Row, after: str | None) -> list[str]:
+    """The gold answers, less the solution around them: from behind the marker, out of the last box."""
+    return [(marked(gold, "last", after) or [gold])[0] for gold in golds(row)]
+
+
 def after_marker(text: str, marker: str) -> str | None:
     r"""What follows the last `marker`, to the end of its line; None without a marker.
 
@@ -57,11 +83,10 @@ def after_marker(text: str, marker: str) -> str | None:
     return lines[0].strip() if lines else ""
 
 
-def last_number(text: str) -> str | None:
-    """The last number of a text, as it is written.
+def numbers_in(text: str) -> list[str]:
+    """The numbers of a text (of its last 4,000 characters), as they are written.
 
-    >>> last_number("from 3 apples to 1,200.50 of them.")
-    '1,200.50'
+    >>> numbers_in("from -3 apples to 1,200.50 of them, 5% more.")
+    ['-3', '1,200.50', '5%']
     """
-    numbers = _NUMBER.findall(text[-4000:])
-    return numbers[-1] if numbers else None
+    return _NUMBER.findall(text[-4000:])

@@ -16,7 +16,7 @@ from typing import Any
 from sieverl.errors import DataError, UsageError, nearest
 from sieverl.types import Row, Verdict
 from sieverl.verify import extract
-from sieverl.verify.check import NO_ANSWER, Check, as_verdict, golds
+from sieverl.verify.check import NO_ANSWER, Check, as_verdict
 
 
 def function(path: str) -> Check:
@@ -65,21 +65,16 @@ def load_module(source: str) -> Any:
 
 def adapt(called: Callable[..., Any], path: str) -> Callable[[str, Row], Any]:
     """The function as `(response, row) -> reward`; one with a parameter `completions` has TRL's signature."""
-    parameters = inspect.signature(called).parameters
+    signature = inspect.signature(called)
+    parameters = signature.parameters
     if "completions" not in parameters:
-        if (
-            len(
-                [
-                    p
-                    for p in parameters.values()
-                    if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-                ]
-            )
-            > 2
-        ):
+        try:
+            signature.bind("response", {})
+        except TypeError as error:
             raise UsageError(
-                f"The verifier {path} takes {', '.join(parameters)}; give it (response, row), or TRL's (completions, **columns)."
-            )
+                f"The verifier {path} takes ({', '.join(parameters)}); give it (response, row), "
+                "or TRL's (completions, **columns)."
+            ) from error
         return called
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     required = {name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
@@ -91,7 +86,7 @@ def adapt(called: Callable[..., Any], path: str) -> Callable[[str, Row], Any]:
         rewards = called(**{name: value for name, value in columns.items() if takes_all or name in parameters})
         if not isinstance(rewards, list | tuple) and not hasattr(rewards, "tolist"):
             raise TypeError(f"the function returned a {type(rewards).__name__}, not a list of one reward")
-        return list(rewards)[0]
+        return next(iter(rewards))
 
     return score
 
@@ -122,15 +117,15 @@ def reasoning_gym(task: str | None = None, after: str | None = None) -> Check:
         answer = gym_answer(response, after)
         if not answer:
             return NO_ANSWER
-        entry = {**row, "answer": golds(row)[0], "metadata": metadata(row)}
+        entry = {**row, "metadata": metadata(row)}
         return as_verdict(scorer(name)(answer, entry))
 
     return Check(full=score, prepare=lambda: importlib.import_module("reasoning_gym"), graded=True, gold=gym_gold)
 
 
-def gym_gold(row: Row) -> str:
-    """The gold between the tags that reasoning-gym asks for, which even LaTeX-like answers survive."""
-    return f"<answer>{golds(row)[0]}</answer>"
+def gym_gold(row: Row) -> str | None:
+    """The gold between the tags that reasoning-gym asks for; some tasks have none, only a scorer."""
+    return None if row.get("answer") is None else f"<answer>{row['answer']}</answer>"
 
 
 def gym_answer(response: str, after: str | None) -> str:

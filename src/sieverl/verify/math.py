@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,12 +15,12 @@ from sieverl.verify.check import NO_ANSWER, REFUSED, Check, TooBig, binary, gold
 
 @dataclass(frozen=True)
 class Rules:
-    """What counts as an answer, and as the same answer; the defaults are the strict ones. docs/verifiers.md has the table.
+    """What counts as an answer, and as the same answer. The defaults are the strict ones (a table: docs/verifiers.md).
 
     `boxes` says which box counts and `unboxed` whether a response without one is read; with `after` the answer stands
     behind the last such marker. `percent` drops the sign, takes its value (50% is 0.5) or accepts either; `units`,
-    `commas` and `e_notation` say that these are understood. Decimals agree to `precision` places, or within the relative
-    `tolerance`. Of several gold answers `any` or `all` must be given. `variables` must have the same names;
+    `commas` and `e_notation` say that these are understood. Decimals agree to `precision` places, or within `tolerance`
+    (relative). Of several gold answers `any` or `all` must be given. `variables` must have the same names;
     `set_relations` lets 1 < x < 2 stand for an interval. `targets` is what Math-Verify looks for outside a box. An
     answer over `max_chars` (and over twice the gold's length) is not read.
     """
@@ -45,6 +46,8 @@ RULES = {
     "lenient": Rules(unboxed=True, percent="either", set_relations=True),
     "math_verify": Rules(boxes="math_verify", unboxed=True, max_chars=100_000),
 }
+_INTEGER = re.compile(r"-?[0-9]{1,300}")
+LONG = 20_000  # characters beyond which even looking for the box is the workers' work
 Same = Callable[[str, str, Rules], bool | None]
 
 
@@ -67,38 +70,31 @@ def math(rules: str = "strict", **options: Any) -> Check:
     if chosen.boxes == "math_verify":
         return Check(full=partial(symbolic.whole, rules=chosen), prepare=symbolic.prepare, gold=gold_response)
     full = partial(score, rules=chosen, same=symbolic.same, unboxed=symbolic.unboxed)
-    cheap = partial(score, rules=chosen, same=same_cheaply, unboxed=lambda response, gold_texts, rules: None)
-    return Check(full=full, cheap=cheap, prepare=symbolic.prepare, gold=gold_response)
+    quick = partial(score, rules=chosen, same=same_cheaply, unboxed=lambda response, gold_texts, rules: None)
+    return Check(
+        full=full,
+        cheap=lambda response, row: None if len(response) > LONG else quick(response, row),
+        prepare=symbolic.prepare,
+        gold=lambda row: rf"\boxed{{{gold_texts(row, chosen)[0]}}}",
+    )
 
 
 def gold_response(row: Row) -> str:
-    """A response that must be right: the gold in a box, or the gold itself where it has one."""
+    """A response that Math-Verify by itself must find right: the gold in a box, or the gold where it has one."""
     gold = golds(row)[0]
     return gold if extract.boxed(gold) else rf"\boxed{{{gold}}}"
 
 
-def candidates(response: str, rules: Rules) -> list[str] | None:
-    """The answers of a response that count; empty when its boxes contradict each other, None without an answer."""
-    marked = extract.after_marker(response, rules.after) if rules.after else None
-    if marked:
-        return (extract.boxed(marked) or [marked])[-1:]
-    boxes = [box for box in extract.boxed(response) if box]
-    return extract.BOXES[rules.boxes](boxes) if boxes else None
-
-
 def gold_texts(row: Row, rules: Rules) -> list[str]:
-    """The gold answers as bare text: out of the box or from behind the marker where the gold is a whole solution."""
-    texts = []
-    for gold in golds(row):
-        marked = extract.after_marker(gold, rules.after) if rules.after else None
-        texts.append(marked or (extract.boxed(gold) or [gold])[-1])
+    """The gold answers as bare text; one list of them where all must be given."""
+    texts = extract.gold_texts(row, rules.after)
     return [", ".join(texts)] if rules.answers == "all" else texts
 
 
 def score(response: str, row: Row, rules: Rules, same: Same, unboxed: Callable[..., Verdict | None]) -> Any:
     """The verdict of a response; None as soon as `same` or `unboxed` cannot tell."""
     texts = gold_texts(row, rules)
-    found = candidates(response, rules)
+    found = extract.marked(response, rules.boxes, rules.after)
     try:
         if found is None:
             return unboxed(response, texts, rules) if rules.unboxed else NO_ANSWER
@@ -118,6 +114,8 @@ def same_cheaply(answer: str, gold: str, rules: Rules) -> bool | None:
     >>> same_cheaply("0.5", "1/2", Rules()), same_cheaply("5", "4", Rules()), same_cheaply("x", "4", Rules())
     (True, False, None)
     """
+    if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
+        return int(answer) == int(gold)
     a, b = numbers.tidy(answer), numbers.tidy(gold)
     if a == b:
         return True if a else None

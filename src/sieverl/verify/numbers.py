@@ -1,4 +1,4 @@
-"""Numbers read exactly: integers, decimals, fractions and powers of ten in the notations that answers are written in."""
+"""Numbers read exactly: integers, decimals, fractions and powers of ten, in the notations of answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EXACT = re.compile(
       (?:\\frac\s*(?:\{(?P<top>[0-9]{1,300})\}|(?P<top1>[0-9]))\s*(?:\{(?P<low>[0-9]{1,300})\}|(?P<low1>[0-9])))
     | (?P<left>[0-9]{1,300})/(?P<right>[0-9]{1,300})
     | (?P<whole>(?P<grouped>[0-9]{1,3}(?:(?:,|\{,\})[0-9]{3})+)|[0-9]{1,300})?(?P<point>\.[0-9]{0,300})?
-      (?:[eE](?P<e>[-+]?[0-9]{1,3})|\s*(?:\\times|\\cdot|[*×·])\s*10(?:\^|\*\*)(?:\{(?P<e1>[-+]?[0-9]{1,3})\}|(?P<e2>[-+]?[0-9]{1,3})))?
+      (?:[eE](?P<e>[-+]?[0-9]{1,3})|\s*(?:\\times|\\cdot|\\ast|[*×·xX])\s*10(?:\^|\*\*)(?:\{(?P<e1>[-+]?[0-9]{1,3})\}|(?P<e2>[-+]?[0-9]{1,3})))?
     | 10\^(?:\{(?P<e3>[-+]?[0-9]{1,3})\}|(?P<e4>[0-9]))
     )(?P<percent>(?:\\?%)?)""",
     re.VERBOSE,
@@ -98,11 +98,12 @@ def read(text: str) -> Exact | None:
 def agree(answer: Exact, gold: Exact, precision: int = 6, tolerance: float = 0.0) -> bool:
     """Whether two numbers are the same: exactly; or, when one has a point and neither is whole, after rounding.
 
-    Rounding keeps `precision` decimals, and as many significant digits when the gold is below 0.1, so that 1e-10 and
-    2e-10 differ. `tolerance` is a relative error that is allowed besides.
+    Rounding keeps `precision` decimals and at least four significant digits (or `precision` of them), so that 1.1e-10
+    and 1.2e-10 differ. `tolerance` is a relative error that is allowed besides.
 
-    >>> agree(read("0.333333"), read("1/3")), agree(read("0.33"), read("1/3")), agree(read("7.0"), read("7"))
-    (True, False, True)
+    >>> pairs = ("0.333333", "1/3"), ("0.33", "1/3"), ("7.0", "7"), ("7.0000001", "7"), ("1.1e-10", "1.2e-10")
+    >>> [agree(read(answer), read(gold)) for answer, gold in pairs]
+    [True, False, True, False, False]
     """
     a, b = answer.value, gold.value
     if a == b:
@@ -112,7 +113,7 @@ def agree(answer: Exact, gold: Exact, precision: int = 6, tolerance: float = 0.0
     if not (answer.decimal or gold.decimal) or a.denominator == 1 or b.denominator == 1:
         return False
     magnitude = math.floor(math.log10(abs(b.numerator)) - math.log10(b.denominator))
-    places = precision + max(0, -1 - magnitude)
+    places = max(precision, min(4, precision) - 1 - magnitude)
     return round(a, places) == round(b, places)
 
 

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
-import socket
-import subprocess
-import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import sieverl
 from sieverl.errors import DataError, UsageError
 from sieverl.types import Row, Status, Verdict
 from sieverl.verify.check import REFUSED
+from sieverl.verify.process import START_S, Worker
 from sieverl.verify.registry import describe
 
-START_S = 120.0  # a cold disk under load; after that the worker counts as not starting
 BATCH = 16
 TIMEOUT = Verdict(0.0, False, Status.VERIFIER_TIMEOUT)
 FATAL = {"usage": UsageError, "data": DataError}
@@ -43,60 +37,6 @@ class Task:
     key: Hashable
     response: str
     row: Row
-
-
-class Worker:
-    """One worker process and the socket to it."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        ours, theirs = socket.socketpair()
-        # The package must be found however this process found it; -P keeps a user's file names from hiding modules.
-        path = [str(Path(sieverl.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-        env = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, path)),
-            "PYTHONHASHSEED": "0",
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "sieverl.verify.worker"], stdin=theirs, env=env
-            )
-        self._socket = ours
-        self._channel = ours.makefile("r", encoding="utf-8", newline="\n")
-        self.send(config, START_S)
-
-    def send(self, message: Any, timeout_s: float) -> None:
-        """Send one line; raises OSError (TimeoutError) if it is not taken in time."""
-        self._socket.settimeout(timeout_s)
-        self._socket.sendall(json.dumps(message, default=plain).encode() + b"\n")
-
-    def receive(self, timeout_s: float) -> dict[str, Any]:
-        """The next line; raises TimeoutError after `timeout_s`, EOFError if the worker is dead."""
-        self._socket.settimeout(timeout_s)
-        line = self._channel.readline()
-        if not line.endswith("\n"):
-            raise EOFError("the verifier's worker process died")
-        return json.loads(line)
-
-    def exit_code(self) -> int | None:
-        """Its exit code once it is dead, minus the signal that killed it; None if it lives on."""
-        try:
-            return self.process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def kill(self) -> None:
-        """End it, whatever it is doing."""
-        self.process.kill()
-        self.process.wait()
-        self._channel.close()
-        self._socket.close()
-
-
-def plain(value: Any) -> Any:
-    """What JSON does not know: arrays and their scalars as lists and numbers, the rest as text."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 class Pool:
@@ -219,17 +159,19 @@ class Pool:
                 self._discard(worker)
 
     def _start(self) -> Worker:
-        worker = Worker(self._config)
+        worker = Worker()
         with self._changed:
             self._workers.add(worker)
             if self._closed:
                 worker.process.kill()
         try:
+            worker.send(self._config, START_S)
             ready = worker.receive(START_S)
         except (OSError, EOFError, json.JSONDecodeError) as error:
             self._discard(worker)
             raise UsageError(
-                f"The verifier's worker process does not start (exit code {worker.process.returncode}): its message is above."
+                f"The verifier's worker process does not start (exit code {worker.process.returncode}); "
+                "its own message stands above."
             ) from error
         if "fatal" in ready:
             self._discard(worker)

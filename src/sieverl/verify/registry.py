@@ -83,10 +83,9 @@ def options(name: str) -> dict[str, Any]:
 def describe(spec: Mapping[str, Any]) -> Check:
     """The check that a specification means, validated but not prepared: nothing slow or foreign is imported.
 
-    >>> describe({"name": "maths"})
+    >>> describe({"name": "math", "boxs": "last"})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    sieverl.errors.UsageError: Unknown verifier 'maths'; known are math, number, choice, string, regex, reasoning_gym, sum, \
-or a function as FILE.py:NAME or MODULE:NAME. Did you mean math?
+    sieverl.errors.UsageError: verify.boxs is no option of math; it has rules, boxes, ... Did you mean boxes?
     """
     name = spec.get("name")
     given = {key: value for key, value in spec.items() if key != "name"}
@@ -111,7 +110,7 @@ def check_type(option: str, value: Any, default: Any) -> None:
     """A UsageError if an option is not of its default's kind (an option without a default is text)."""
     kinds = {bool: bool, int: int, float: int | float, tuple: list | tuple, str: str, type(None): str | None}
     wanted = kinds[type(default)]
-    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):  # type: ignore[arg-type]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise UsageError(f"verify.{option} is {value!r}; it must be of the kind of {default!r}.")
 
 

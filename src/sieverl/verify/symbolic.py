@@ -65,9 +65,9 @@ def whole(response: str, row: Row, rules: Rules) -> Verdict:
     found = parse(response, rules)
     if not found:
         return NO_ANSWER
-    bare = [gold for gold in golds(row) if "\\" in gold and not _DELIMITERS.search(gold)]
-    texts = [boxed(gold, rules) if gold in bare else parse(gold, rules) for gold in golds(row)]
-    return binary(any(agree(found, gold, rules) for gold in texts))
+    bare = "latex" in rules.targets
+    texts = [rf"\boxed{{{gold}}}" if bare and not _DELIMITERS.search(gold) else gold for gold in golds(row)]
+    return binary(any(agree(found, parse(text, rules), rules) for text in texts))
 
 
 def rewrite(text: str, rules: Rules) -> str:
@@ -120,7 +120,7 @@ def agree(answer: tuple[Any, ...], gold: tuple[Any, ...], rules: Rules) -> bool:
 
     if any(digits(part) > MAX_DIGITS for part in answer if not isinstance(part, str)):
         raise TooBig(f"the answer has a number of more than {MAX_DIGITS:.0f} digits")
-    return verify(
+    same = verify(
         list(gold),
         list(answer),
         float_rounding=rules.precision,
@@ -128,6 +128,20 @@ def agree(answer: tuple[Any, ...], gold: tuple[Any, ...], rules: Rules) -> bool:
         allow_set_relation_comp=rules.set_relations,
         timeout_seconds=None,
     )
+    return same and not (answer and gold and apart(answer[0], gold[0]))
+
+
+def apart(answer: Any, gold: Any) -> bool:
+    """Whether two small numbers differ: Math-Verify rounds to 6 decimals, after which 1e-10 and 2e-10 are both 0.
+
+    >>> import sympy
+    >>> apart(sympy.Float("1e-10"), sympy.Float("2e-10")), apart(sympy.Rational(1, 3), sympy.Float("0.333333"))
+    (True, False)
+    """
+    if not all(getattr(part, "is_number", False) for part in (answer, gold)):
+        return False
+    small, other = gold.doit().evalf(20), answer.doit().evalf(20)
+    return bool(0 < abs(small) < 1e-3 and abs(other - small) > 5e-4 * abs(small))
 
 
 def depth(text: str) -> int:
@@ -150,20 +164,20 @@ def digits(expression: Any) -> float:
     >>> digits(Integer(10) ** 33), digits(Pow(5, Pow(5, Pow(5, 5, evaluate=False), evaluate=False), evaluate=False))
     (33.0, inf)
     """
-    from sympy import Product, Sum, exp, gamma
-    from sympy.functions.combinatorial.factorials import CombinatorialFunction
+    sympy = importlib.import_module("sympy")
+    growing = importlib.import_module("sympy.functions.combinatorial.factorials").CombinatorialFunction
 
     if getattr(expression, "is_Number", False):
         return size(expression)
     parts = [digits(part) for part in (expression.flat() if hasattr(expression, "flat") else expression.args)]
     largest = max(parts, default=0.0)
     count = 10.0**largest if largest < 300 else math.inf
-    if getattr(expression, "is_Pow", False) or isinstance(expression, exp):
+    if getattr(expression, "is_Pow", False) or isinstance(expression, sympy.exp):
         base, power = parts if len(parts) == 2 else (0.5, largest)
         return max(power, base * 10.0**power if power < 300 else math.inf) if base else largest
-    if isinstance(expression, CombinatorialFunction | gamma):
+    if isinstance(expression, growing | sympy.gamma):
         return max(largest, largest * count)
-    if isinstance(expression, Sum | Product):
+    if isinstance(expression, sympy.Sum | sympy.Product):
         return largest if largest <= 4 else math.inf
     if getattr(expression, "is_Mul", False):
         return sum(parts)

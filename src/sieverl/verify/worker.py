@@ -1,7 +1,7 @@
-"""The worker process of the verification pool: `python -m sieverl.verify.worker`, driven over the socket it has as stdin.
+"""The worker process of the verification pool, driven over the socket that it has as its standard input.
 
-Both ways one JSON value a line. First comes the specification and its limits, the answer is {"ready": true}; then lists of
-[response, row], each answered by one line a response. The process ends with the socket, and so with its parent.
+Both ways one JSON value a line. First comes the specification and its limits, answered by {"ready": true}; then lists
+of [response, row], answered by one line a response. The process ends with the socket, and so with its parent.
 """
 
 from __future__ import annotations

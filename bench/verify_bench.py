@@ -1,0 +1,99 @@
+"""Verdicts per second of the pool (2 workers) beside Math-Verify called in one process, on the same real responses.
+
+    python bench/verify_bench.py [--workload math|gsm8k] [--rows 1000] [--no-cheap-path]
+
+`math`: solutions of MATH, each against its own answer and against another row's. `gsm8k`: solutions by four systems, right
+and wrong, the answer behind `A:`. Prints one JSON line; `ours` and `peer` are responses per second of wall-clock time, both
+measured after the imports, the better of two rounds taken in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sieverl.verify import Pool
+from sieverl.verify.check import undecided
+
+DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+Pairs = list[tuple[str, dict[str, Any]]]
+
+
+def math_pairs(rows: int) -> Pairs:
+    """Half of the solutions against their own answer, half against that of another row."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(DATA / "math_train_verl.parquet", columns=["reward_model"]).to_pylist()
+    found = [row["reward_model"]["ground_truth"] for row in table]
+    found = random.Random(0).sample([row for row in found if row["target"].strip()], rows)
+    return [(row["solution"], {"answer": found[i - i % 2]["target"]}) for i, row in enumerate(found)]
+
+
+def gsm8k_pairs(rows: int) -> Pairs:
+    """Solutions of four systems against the answer of the question."""
+    lines = (DATA / "gsm8k_labelled_solutions.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    pairs = [
+        (value["solution"], {"answer": row["ground_truth"].rpartition("A:")[2].strip()})
+        for row in found
+        for value in row.values()
+        if isinstance(value, dict)
+    ]
+    return pairs[:rows]
+
+
+WORKLOADS: dict[str, tuple[Callable[[int], Pairs], dict[str, Any]]] = {
+    "math": (math_pairs, {"name": "math"}),
+    "gsm8k": (gsm8k_pairs, {"name": "math", "after": "A:"}),
+}
+
+
+def peer(pairs: Pairs) -> float:
+    """Responses per second of Math-Verify, as its README calls it, without its alarms."""
+    from math_verify import parse, verify
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    start = time.perf_counter()
+    for response, row in pairs:
+        gold = parse(rf"\boxed{{{row['answer']}}}", parsing_timeout=None)
+        verify(gold, parse(response, parsing_timeout=None), timeout_seconds=None)
+    return len(pairs) / (time.perf_counter() - start)
+
+
+def ours(pairs: Pairs, spec: dict[str, Any], cheap_path: bool) -> float:
+    """Responses per second of a fresh pool of two workers, once they have started."""
+    with Pool(spec, workers=2, timeout_s=30) as pool:
+        if not cheap_path:
+            pool.check = replace(pool.check, cheap=undecided)
+        pool.verdicts([(r"\boxed{x+1}", {"answer": "1+x"})] * 64)
+        start = time.perf_counter()
+        pool.verdicts(pairs)
+        return len(pairs) / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Measure both in turn and print the line."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--workload", choices=WORKLOADS, default="math")
+    arguments.add_argument("--rows", type=int, default=1000)
+    arguments.add_argument("--no-cheap-path", action="store_true")
+    given = arguments.parse_args()
+    make, spec = WORKLOADS[given.workload]
+    pairs = make(given.rows)
+    peer(pairs[:20])
+    rounds = [(ours(pairs, spec, not given.no_cheap_path), peer(pairs)) for _ in range(2)]
+    best_ours, best_peer = (max(values) for values in zip(*rounds, strict=True))
+    workload = f"{given.workload}, {len(pairs)} responses" + ", no cheap path" * given.no_cheap_path
+    line = {"bench": "verify", "workload": workload, "ours": round(best_ours, 1), "peer": round(best_peer, 1)}
+    print(json.dumps(line | {"ratio": round(best_ours / best_peer, 2)}))
+
+
+if __name__ == "__main__":
+    main()

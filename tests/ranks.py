@@ -1,0 +1,51 @@
+"""Run under torchrun by test_learner: each mini-batch's gradient on two ranks and on one, written to a file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from conftest import SIZES
+from test_learner import batch, learner
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sieverl.algorithms import get_algorithm
+from sieverl.distributed import World, join
+from sieverl.packing import pack
+
+SUMS = ("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens")
+
+
+def gradient(name: str, world: World, mine_of) -> torch.Tensor:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("qwen2", **SIZES)
+    model = AutoModelForCausalLM.from_config(config).double().eval()
+    responses, mine = batch()
+    algorithm = get_algorithm(name)
+    own = {row: s for row, s in mine.items() if mine_of(row)}
+    batches = pack(responses, algorithm.credit(responses), own, algorithm, 2)
+    run = learner(model, algorithm)
+    run.world = world
+    run.score(batches)
+    parts = []
+    for b in batches:
+        if run.critic is not None:
+            run.critic.update(b, run.policy, 100, world)
+            parts.append(torch.cat([p.detach().flatten() for p in run.critic.trained.values()]))
+        run._gradient(b, dict.fromkeys(SUMS, 0.0))
+        parts.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    return torch.cat(parts)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    world = join()
+    for name in ("grpo", "reinforce_rej", "iterative_dpo", "ppo"):
+        one = gradient(name, World(), lambda row: True)
+        cases = {"both": lambda row: row // 4 % 2 == world.rank, "idle": lambda row: world.rank == 0}
+        for case, mine_of in cases.items():
+            two = gradient(name, world, mine_of)
+            if world.rank == 0:
+                torch.save((one, two), Path(sys.argv[1]) / f"{name}-{case}.pt")
+    torch.distributed.destroy_process_group()

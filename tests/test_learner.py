@@ -1,0 +1,238 @@
+"""The promises of the update: dropping equals masking, and the gradient depends on the batch alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from sieverl.algorithms import ALGORITHMS, get_algorithm
+from sieverl.axes import with_axes
+from sieverl.critic import ValueModel
+from sieverl.learner import Learner, learning_rate
+from sieverl.model import Policy
+from sieverl.packing import Sample, micro_batches, pack
+from sieverl.recipe import Train
+from sieverl.types import Responses
+
+F64 = torch.float64
+PAIRED_OR_POLICY = sorted(ALGORITHMS)
+
+
+def batch(seed=0, prompts=6, samples=4):
+    """Random responses to random prompts with 0/1 rewards, all wrong and all right groups among them."""
+    g = np.random.default_rng(seed)
+    reward = g.integers(0, 2, (prompts, samples)).astype(float)
+    reward[1], reward[4] = 0.0, 1.0
+    rows = prompts * samples
+    length = g.integers(1, 9, rows)
+    prompt_tokens = [g.integers(3, 97, g.integers(2, 7)).tolist() for _ in range(prompts)]
+    mine = {}
+    for row in range(rows):
+        response = g.integers(3, 97, length[row]).tolist()
+        mine[row] = Sample(prompt_tokens[row // samples], response, (-g.uniform(1, 5, length[row])).tolist(), 0.0)
+    flat = reward.ravel()
+    responses = Responses(
+        np.repeat(np.arange(prompts), samples), flat, flat == 1, length, np.zeros(rows, dtype=bool), np.zeros(rows), 10
+    )
+    return responses, mine
+
+
+def learner(model, algorithm, budget=200, minibatches=2, **changes) -> Learner:
+    policy = Policy(model, None)
+    settings = Train(lr=1e-3, minibatches=minibatches, micro_batch_tokens=budget, **changes)
+    critic = ValueModel(replace(algorithm.critic, shared=True), policy) if algorithm.critic else None
+    return Learner(policy, algorithm, settings, critic=critic, reference=lambda: policy)
+
+
+def gradients(model, algorithm, masked=False, budget=200, order=None, minibatches=2):
+    """The gradient of each mini-batch at the same weights. `masked`: rejected responses are computed with weight 0."""
+    responses, mine = batch()
+    if order is not None:
+        mine = {row: mine[row] for row in order}
+    credit = algorithm.credit(responses)
+    batches = pack(responses, credit, mine, algorithm, minibatches)
+    if masked:
+        batches = [replace(b, samples=every(responses, credit, mine, i, minibatches)) for i, b in enumerate(batches)]
+    run = learner(model, algorithm, budget)
+    run.score(batches)
+    out = []
+    for b in batches:
+        sums = dict.fromkeys(("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens"), 0.0)
+        if run._computes(b):
+            run._gradient(b, sums)
+            out.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    return out, run
+
+
+def every(responses, credit, mine, index, minibatches):
+    samples = []
+    for row in range(len(responses)):
+        if row // 4 * minibatches // 6 == index:
+            kept = bool(credit.keep[row])
+            samples.append(replace(mine[row], kept=kept, credit=float(credit.advantage[row]) if kept else 0.0))
+    return samples
+
+
+def close(a, b, rel=1e-12):
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        assert float((x - y).norm() / y.norm()) < rel
+
+
+@pytest.mark.parametrize("name", [n for n in ALGORITHMS if n not in ("ppo", "iterative_dpo")])
+def test_dropping_equals_masking(random_model, name):
+    algorithm = get_algorithm(name)
+    model = random_model(dtype=F64)
+    dropped, run = gradients(model, algorithm)
+    masked, full = gradients(model, algorithm, masked=True)
+    close(dropped, masked)
+    assert run.tokens_seen <= full.tokens_seen
+    if name == "reinforce_rej":
+        assert run.tokens_seen < 0.9 * full.tokens_seen, "what is dropped is not computed"
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_gradient_does_not_depend_on_micro_batches_or_order(random_model, name):
+    algorithm = get_algorithm(name)
+    model = random_model(dtype=F64)
+    whole, _ = gradients(model, algorithm, budget=10_000)
+    split, _ = gradients(model, algorithm, budget=1)
+    shuffled, _ = gradients(model, algorithm, budget=40, order=np.random.default_rng(1).permutation(24))
+    close(whole, split)
+    close(whole, shuffled)
+
+
+def test_penalty_over_sampled_turns_dropping_off(random_model):
+    algorithm = with_axes(
+        get_algorithm("reinforce_rej"), {"kl": "k2", "kl_coefficient": 0.1, "penalty_over": "sampled"}
+    )
+    responses, mine = batch()
+    batches = pack(responses, algorithm.credit(responses), mine, algorithm, 2)
+    assert sum(len(b.samples) for b in batches) == 24
+    assert sum(s.kept for b in batches for s in b.samples) < 24
+    whole, _ = gradients(random_model(dtype=F64), algorithm, budget=10_000)
+    split, _ = gradients(random_model(dtype=F64), algorithm, budget=1)
+    close(whole, split)
+
+
+def test_one_step_equals_plain_autograd(random_model):
+    """GRPO over the whole batch, written as one expression on the model's own logits."""
+    model = random_model(dtype=F64)
+    responses, mine = batch()
+    ours, _ = gradients(model, get_algorithm("grpo"), minibatches=1)
+    advantage = get_algorithm("grpo").credit(responses).advantage
+    model.zero_grad()
+    loss = 0.0
+    for row, s in mine.items():
+        logits = model(torch.tensor([[*s.prompt, *s.response]])).logits[0, len(s.prompt) - 1 : -1]
+        logp = logits.log_softmax(-1).gather(1, torch.tensor(s.response)[:, None])
+        loss = loss - (logp / logp.detach()).mean() * 0 - advantage[row] * (logp - logp.detach()).exp().mean() / 24
+    loss.backward()
+    expected = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    close(ours, [expected], rel=1e-9)
+
+
+def test_nothing_kept_makes_no_step_and_probes_the_engine(random_model):
+    model = random_model(dtype=F64)
+    responses, mine = batch()
+    responses = replace(responses, reward_R=np.zeros(24), correct_R=np.zeros(24, dtype=bool))
+    algorithm = get_algorithm("reinforce_rej")
+    batches = pack(responses, algorithm.credit(responses), mine, algorithm, 2)
+    run = learner(model, algorithm)
+    before = [p.clone() for p in model.parameters()]
+    metrics = run.score(batches, probe=[mine[0], mine[1]]) | run.update(batches)
+    assert metrics["policy/engine_mismatch"] > 0, "a probe is compared with the engine"
+    assert metrics["train/updates"] == 0
+    assert run.updates == 2, "the schedule advances"
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_gradients_that_are_not_finite_are_skipped_and_counted(random_model):
+    model = random_model(dtype=F64)
+    responses, mine = batch()
+    algorithm = get_algorithm("grpo")
+    batches = pack(responses, algorithm.credit(responses), mine, algorithm, 1)
+    batches[0].samples[0].old = None
+    run = learner(model, algorithm, minibatches=1)
+    batches[0].samples[0].credit = float("inf")
+    before = [p.clone() for p in model.parameters()]
+    metrics = run.update(batches)
+    assert metrics["train/nonfinite"] == 1
+    assert metrics["train/updates"] == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_several_steps_use_the_policy_before_the_first(random_model):
+    responses, mine = batch()
+    algorithm = get_algorithm("grpo")
+    batches = pack(responses, algorithm.credit(responses), mine, algorithm, 3)
+    run = learner(random_model(dtype=F64), algorithm, minibatches=3)
+    scores = run.score(batches)
+    assert "policy/engine_mismatch" in scores
+    metrics = run.update(batches)
+    assert metrics["train/updates"] == 3
+    assert metrics["policy/kl_old"] != 0, "after the first step the policy is no longer the old one"
+
+
+def test_sizes_of_micro_batches():
+    samples = [Sample([1] * 4, [1] * n, [], 0.0, pair=i // 2) for i, n in enumerate([1, 30, 2, 3, 9, 8])]
+    for budget in (10, 40, 80, 1000):
+        groups = micro_batches(samples, budget)
+        assert sorted(i for g in groups for i in g) == list(range(6))
+        for group in groups:
+            assert {i ^ 1 for i in group} == set(group), "pairs stay whole"
+            assert len(group) == 2 or len(group) * max(len(samples[i]) for i in group) <= budget
+
+
+def test_learning_rates():
+    linear = Train(lr=1.0, warmup_updates=4, schedule="linear")
+    assert [learning_rate(u, 8, linear) for u in range(8)] == pytest.approx(
+        [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25]
+    )
+    cosine = Train(lr=2.0, schedule="cosine", min_lr_ratio=0.1)
+    assert learning_rate(0, 10, cosine) == pytest.approx(2.0)
+    assert learning_rate(10, 10, cosine) == pytest.approx(0.2)
+    assert learning_rate(99, 10, Train(lr=3.0)) == 3.0
+
+
+def test_lora_trains_adapters_only_and_its_start_model_is_free(random_model):
+    from peft import LoraConfig, get_peft_model
+
+    model = random_model()
+    ids = torch.tensor([[3, 4, 5, 6]])
+    with torch.no_grad():
+        start = model(ids).logits
+    policy = Policy(get_peft_model(model, LoraConfig(r=4, target_modules="all-linear")), None)
+    assert all("lora_" in name for name in policy.parameters)
+    with torch.no_grad():
+        for p in policy.parameters.values():
+            p.add_(0.1)
+        reference = replace(policy, adapters=False)
+        torch.testing.assert_close(reference.logits(reference.hidden(ids)), start)
+        assert not torch.allclose(policy.logits(policy.hidden(ids)), start)
+
+
+def test_two_ranks_make_the_gradient_of_one(tmp_path):
+    """gloo, two processes: the gradient of every mini-batch equals one process's to 1e-12, with an idle rank too."""
+    script = ROOT / "tests" / "ranks.py"
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(script),
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "tests", timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("grpo", "reinforce_rej", "iterative_dpo", "ppo"):
+        for case in ("both", "idle"):
+            one, two = torch.load(tmp_path / f"{name}-{case}.pt", weights_only=True)
+            assert float((one - two).norm() / one.norm()) < 1e-12, (name, case)
