@@ -155,22 +155,22 @@ def corpus(tokenizer, seed: int, size: int, careless: bool, forbidden: set[str])
     return rows
 
 
-def batches(rows, size: int, rng: random.Random):
-    """Batches of rows of like length, in random order within each stretch of 64 batches."""
+def batches(rows, size: int, rng: random.Random, length):
+    """Batches of rows of like `length`, in random order within each stretch of 64 batches."""
     for start in range(0, len(rows), 64 * size):
-        stretch = sorted(rows[start : start + 64 * size], key=lambda row: len(row[0]))
+        stretch = sorted(rows[start : start + 64 * size], key=length)
         starts = list(range(0, len(stretch), size))
         rng.shuffle(starts)
         yield from (stretch[i : i + size] for i in starts)
 
 
-def train(model, rows, lr: float, seed: int, batch_size: int = 128) -> None:
+def train(model, rows, length, lr: float, seed: int, batch_size: int = 128) -> None:
     """AdamW, warm-up then cosine; the loss is the mean over response tokens, the end token too."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     steps = len(rows) // batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 64, pct_start=0.05)
     began, losses = time.time(), []
-    for step, batch in enumerate(batches(rows, batch_size, random.Random(seed))):
+    for step, batch in enumerate(batches(rows, batch_size, random.Random(seed), length)):
         width = max(len(ids) for ids, _ in batch)
         tokens = torch.tensor([ids + [PAD] * (width - len(ids)) for ids, _ in batch])
         labels = torch.tensor([[-100] * n + ids[n:] + [-100] * (width - len(ids)) for ids, n in batch])
@@ -235,7 +235,9 @@ def main() -> None:
         seen = {tokenizer.decode(ids[1 : n - 2]) for ids, n in rows}
         assert seen.isdisjoint(evaluation), "an evaluation prompt is in the corpus"
         print(f"{len(rows)} solutions of {len(seen)} prompts, none of them among the {len(evaluation)} for evaluation")
-        train(model.train(), rows, lr=lr, seed=options.seed)
+        # A short response tells a guess from a worked solution: sorting by it would make guesses weigh more.
+        length = (lambda row: row[1]) if careless else (lambda row: len(row[0]))
+        train(model.train(), rows, length, lr=lr, seed=options.seed)
 
     fresh = options.out.with_name(options.out.name + ".new")
     model.save_pretrained(fresh)

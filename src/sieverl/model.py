@@ -214,6 +214,10 @@ def load_model(path: str, dtype: str = "float32", device: str = "cpu", attention
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    for (
+        p
+    ) in model.parameters():  # out of the mapped file: sums depend on alignment, and a resume must give the same bits
+        p.data = p.data.to(device, copy=True)
     return model.to(device).eval()
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 _NOISE = re.compile(r"\\!|\\,(?=[0-9]{3}(?![0-9]))|\\?\$|\\(?:left|right)(?![a-zA-Z])|\\displaystyle(?![a-zA-Z])")
+_DOUBLE = re.compile(r"\\\\\s*")  # a doubled backslash: escaped once too often, or the line end of a matrix
 _BLANK = re.compile(r"(?:\\[,;: ]|~|\s)+")
 # Only blanks that carry nothing go: not those of `3 1/2`, nor that of the list `1, 200`.
 _SPACE = re.compile(r"(?<![A-Za-z0-9,]) | (?![A-Za-z0-9])|(?<=,) (?![0-9]{3}(?![0-9]))")
@@ -48,7 +49,7 @@ def tidy(text: str) -> str:
     >>> tidy(r"\text{ (B) }"), tidy("3 1/2")
     ('(B)', '3 1/2')
     """
-    text = _FRAC.sub(r"\\frac", _NOISE.sub("", text.replace("−", "-")))
+    text = _FRAC.sub(r"\\frac", _NOISE.sub("", _DOUBLE.sub(r"\\", text.replace("−", "-"))))
     text = _SPACE.sub("", _BLANK.sub(" ", text)).strip()
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip()

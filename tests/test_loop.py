@@ -1,0 +1,272 @@
+"""The loop around a real (tiny, random) model and around a fake engine: files, resume, alarms, selection."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import BASE
+
+from sieverl import checkpoint
+from sieverl.algorithms import ALGORITHMS
+from sieverl.errors import Alarm, CheckpointError, DataError, UsageError
+from sieverl.loop import Stopped, save, train
+from sieverl.metrics import EXEMPT, MetricsLog, read_verdicts, rollout_path
+from sieverl.recipe import build
+from sieverl.rollout.fake import FakeEngine
+from sieverl.setup import prepare
+
+GYM = {"seed": 900_000, "size": 60, "prompt": "metadata.expression", "min_terms": 2, "max_terms": 2, "max_digits": 1,
+       "operators": ["+"], "allow_parentheses": False, "allow_negation": False, "whitespace": "no_space"}  # fmt: skip
+
+
+def recipe(run_dir, **overrides):
+    tables = {
+        "steps": 3,
+        "run_dir": str(run_dir),
+        "threads": 1,
+        "dtype": "float64",
+        "data": {"source": "reasoning_gym:basic_arithmetic", "options": GYM, "check_gold": 4},
+        "evaluate": {
+            "source": "reasoning_gym:basic_arithmetic",
+            "options": {**GYM, "seed": 2, "size": 12},
+            "limit": 6,
+            "samples": 2,
+            "every": 1,
+            "kl_prompts": 2,
+        },
+        "rollout": {"prompts": 4, "samples": 4, "max_tokens": 26},
+        "train": {"lr": 1e-4},
+        "verify": {"workers": 1},
+        "checkpoint": {"every": 1, "keep": 9},
+    }
+    return build(tables, {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+def run_it(run_dir, resume="auto", **overrides):
+    run = prepare(recipe(run_dir, **overrides), resume, say=lambda text: None)
+    with run.train.pool:
+        train(run)
+    return run
+
+
+def comparable(run_dir):
+    rows = MetricsLog(run_dir / "metrics.jsonl").rows()
+    return [{k: v for k, v in row.items() if not k.startswith(EXEMPT)} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "one"
+    run_it(run_dir)
+    return run_dir
+
+
+def test_a_run_directory_holds_what_it_promises(finished):
+    rows = MetricsLog(finished / "metrics.jsonl").rows()
+    assert [r["step"] for r in rows] == [0, 1, 2, 3]
+    assert "eval/heldout/avg@2" in rows[0]
+    names = [
+        *("reward/accuracy", "select/kept_fraction", "select/all_wrong", "select/all_correct", "policy/entropy"),
+        *("policy/kl_old", "policy/clip_fraction", "policy/engine_mismatch", "rollout/length_mean"),
+        *("rollout/truncated", "verify/timeouts"),
+    ]
+    for row in rows[1:]:
+        assert not set(names) - set(row)
+        assert row["policy/engine_mismatch"] < 1e-6
+        assert 0 <= row["reward/accuracy"] <= 1
+    last = rows[-1]
+    assert {"eval/heldout/avg@2", "eval_ci/heldout/avg@2/low", "eval/heldout/kl_ref"} <= set(last)
+    text = (finished / "metrics.jsonl").read_text()
+    assert str(finished) not in text
+    assert os.uname().nodename not in text
+    for step in (1, 2, 3):
+        table = pq.read_table(rollout_path(finished, step))
+        assert table.num_rows == 16
+        assert set(table.column_names) >= {"prompt", "response", "reward", "status", "kept", "advantage", "length"}
+    latest = finished / "checkpoints" / "latest"
+    assert latest.resolve().name == "step-3"
+    from transformers import AutoModelForCausalLM
+
+    assert AutoModelForCausalLM.from_pretrained(latest).num_parameters() > 1e5
+    assert (finished / "recipe.toml").exists()
+
+
+def test_two_runs_give_the_same_bits(finished, tmp_path):
+    run_it(tmp_path / "two")
+    assert comparable(tmp_path / "two") == comparable(finished)
+
+
+def test_a_resumed_run_gives_the_same_bits(finished, tmp_path):
+    run_it(tmp_path / "part", steps=1)
+    with (tmp_path / "part" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "cut off')
+    run_it(tmp_path / "part", steps=3)
+    assert comparable(tmp_path / "part") == comparable(finished)
+    weights = [d / "checkpoints" / "step-3" / "model.safetensors" for d in (finished, tmp_path / "part")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_kill_9_and_the_same_command_give_the_same_bits(finished, tmp_path):
+    run_dir = tmp_path / "killed"
+    script = f"""
+import sys; sys.path.insert(0, {str(os.path.dirname(__file__))!r})
+from pathlib import Path
+from test_loop import run_it
+run_it(Path({str(run_dir)!r}))
+"""
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
+        deadline = time.time() + 120
+        while time.time() < deadline and process.poll() is None:
+            if checkpoint.steps(run_dir / "checkpoints"):
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run_it(run_dir)
+    assert comparable(run_dir) == comparable(finished)
+
+
+def test_damaged_checkpoints_are_passed_over_and_named(finished, tmp_path):
+    run_it(tmp_path / "d", steps=2)
+    directory = tmp_path / "d" / "checkpoints"
+    weights = directory / "step-2" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert checkpoint.newest(directory).name == "step-1"
+    run_it(tmp_path / "d", steps=3)
+    assert comparable(tmp_path / "d") == comparable(finished)
+    for step in (1, 2, 3):
+        (directory / f"step-{step}" / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="manifest"):
+        checkpoint.newest(directory)
+    with pytest.raises(CheckpointError, match="--resume must"):
+        checkpoint.newest(tmp_path / "none", must=True)
+
+
+def test_another_recipe_in_the_same_directory_is_refused(finished):
+    with pytest.raises(UsageError, match=r"train\.lr = 0\.0001, not 0\.1"):
+        prepare(recipe(finished, train__lr=0.1), say=lambda t: None)
+
+
+def test_resume_never_sets_the_old_run_aside(tmp_path):
+    run_it(tmp_path / "r", steps=1)
+    before = (tmp_path / "r" / "metrics.jsonl").read_text()
+    run_it(tmp_path / "r", resume="never", steps=1, seed=5)
+    assert (tmp_path / "r.old-1" / "metrics.jsonl").read_text() == before
+    assert comparable(tmp_path / "r") != comparable(tmp_path / "r.old-1")
+
+
+def test_verdicts_of_a_replayed_step_are_read_back(tmp_path):
+    run_it(tmp_path / "v", steps=1)
+    known = read_verdicts(tmp_path / "v", 1)
+    assert len(known) == 16
+    run = prepare(recipe(tmp_path / "w", steps=1), say=lambda t: None)
+    os.makedirs(tmp_path / "w" / "rollouts")
+    os.link(rollout_path(tmp_path / "v", 1), rollout_path(tmp_path / "w", 1))
+    asked = []
+    run.train.pool.submit = lambda *args: asked.append(args)
+    run.train.pool.collect = dict
+    run.heldout = None
+    train(run)
+    assert not asked, "the verifier is not asked again"
+
+
+def test_sigterm_finishes_the_step_saves_and_stops(tmp_path):
+    run = prepare(recipe(tmp_path / "s"), say=lambda t: None)
+
+    def on_row(row):
+        if row["step"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with run.train.pool, pytest.raises(Stopped):
+        train(run, on_row)
+    assert checkpoint.newest(tmp_path / "s" / "checkpoints").name == "step-2"
+
+
+def fake_run(tmp_path, texts, **overrides):
+    """A run whose engine answers with fixed texts, one a sample."""
+    run = prepare(recipe(tmp_path / "f", **overrides), say=lambda t: None)
+    tokenizer = run.policy.tokenizer
+    eos = run.train.sampling.eos[0]
+
+    def respond(request, sample):
+        return [*tokenizer(texts[sample % len(texts)], add_special_tokens=False)["input_ids"], eos]
+
+    run.engine = FakeEngine(respond)
+    run.train = type(run.train)(**{**vars(run.train), "engine": run.engine})
+    run.heldout = None
+    return run
+
+
+def test_nothing_kept_makes_no_update_and_then_an_alarm(tmp_path):
+    run = fake_run(tmp_path, [r"\boxed{x}"], steps=9, alarms__empty_steps=3, alarms__engine_mismatch=0)
+    before = [p.clone() for p in run.policy.model.parameters()]
+    with run.train.pool, pytest.raises(Alarm, match="nothing was kept in 3 steps"):
+        train(run)
+    rows = run.metrics.rows()
+    assert [r["train/updates"] for r in rows[1:]] == [0, 0, 0]
+    assert all(r["select/all_wrong"] == 1 and "policy/engine_mismatch" in r for r in rows[1:])
+    assert all(torch.equal(a, b) for a, b in zip(before, run.policy.model.parameters(), strict=True))
+    assert run.engine.version == 3
+
+
+def test_stale_weights_raise_the_alarm(tmp_path):
+    run = fake_run(tmp_path, [r"\boxed{1}"], steps=2)
+    with run.train.pool, pytest.raises(Alarm, match="other weights"):
+        train(run)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_trains_two_steps(tmp_path, name):
+    run = run_it(tmp_path / name, algorithm=name, steps=2, rollout__samples=4, train__minibatches=2)
+    rows = run.metrics.rows()
+    assert all(np.isfinite(r["train/loss"]) for r in rows[1:])
+    assert sum(r["train/updates"] for r in rows[1:]) > 0
+    if name == "ppo":
+        assert rows[-1]["train/value_loss"] > 0
+    if name in ("dapo", "reinforce_ada"):
+        assert max(r["select/rounds"] for r in rows[1:]) > 1
+
+
+def test_sizes_that_cannot_work_are_refused_with_the_arithmetic(tmp_path):
+    with pytest.raises(UsageError, match="at most 4"):
+        recipe(tmp_path, train__minibatches=5)
+    with pytest.raises(UsageError, match="groups of one"):
+        prepare(recipe(tmp_path / "x", rollout__samples=1))
+    with pytest.raises(UsageError, match="together"):
+        prepare(recipe(tmp_path / "x", rollout__max_tokens=100_000), say=lambda t: None)
+    with pytest.raises(DataError, match="max_prompt_tokens"):
+        prepare(recipe(tmp_path / "x", data__max_prompt_tokens=2), say=lambda t: None)
+    assert not (tmp_path / "x").exists(), "nothing half-written"
+
+
+def test_lora_trains_and_resumes_to_the_same_bits(tmp_path):
+    options = {"dtype": "float32", "model__lora__rank": 2}
+    run_it(tmp_path / "whole", steps=2, **options)
+    run_it(tmp_path / "part", steps=1, **options)
+    run_it(tmp_path / "part", steps=2, **options)
+    assert comparable(tmp_path / "whole") == comparable(tmp_path / "part")
+    assert (tmp_path / "whole" / "checkpoints" / "latest" / "adapter_config.json").exists()
+
+
+def test_a_killed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    run = run_it(tmp_path / "k", steps=1)
+    monkeypatch.setattr(checkpoint, "sync", lambda path: 1 / 0)
+    run.state.step = 2
+    with pytest.raises(ZeroDivisionError):
+        save(run)
+    assert checkpoint.newest(tmp_path / "k" / "checkpoints").name == "step-1"
+    assert json.loads((tmp_path / "k" / "checkpoints" / "latest" / "training.json").read_text())["step"] == 1
+
+
+def test_the_shipped_model_is_small():
+    assert sum(f.stat().st_size for f in BASE.iterdir()) < 10e6
