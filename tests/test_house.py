@@ -17,10 +17,10 @@ FLOORS = [
     ["errors", "types", "files"],
     ["credit", "objective", "algorithm", "algorithms", "axes", "recipe", "distributed", "data", "verify", "metrics"],
     ["model", "packing", "critic", "rollout"],
-    ["learner", "gather", "evaluate", "checkpoint"],
+    ["learner", "gather", "evaluate", "benchmark", "checkpoint"],
     ["loop"],
     ["setup", "console", "plot", "listing"],
-    ["demo", "doctor"],
+    ["demo", "doctor", "loading", "results", "eval_command"],
     ["cli", "__main__", "__init__"],
 ]
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}

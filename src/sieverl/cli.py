@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ PREEMPTED, INTERRUPTED = 75, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (0 done, 2 usage, 3 model or data, 4 checkpoint, 5 alarm, 75, 130)."""
+    # OpenMP threads that spin while they wait make every step many times slower when another program is running.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     if rest and args.run not in (_train, _demo):
@@ -26,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sieverl: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("sieverl: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("sieverl: interrupted; a run goes on from its last checkpoint with the same command", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `sieverl ... | head`: whoever reads has enough
         sys.stderr.close()
@@ -67,9 +70,12 @@ def build_parser() -> argparse.ArgumentParser:
     verify.add_argument("--workers", type=int, default=2)
     verify.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS")
     verify.add_argument("--memory-mb", type=int, default=1024)
+    evaluation = add("eval", _eval, "measure a model on benchmarks (avg@k, pass@k, maj@k), or compare two results")
     data = add("data", _data, "prepare datasets")
+    from sieverl import eval_command
     from sieverl.data.command import add_arguments
 
+    eval_command.add_arguments(evaluation)
     add_arguments(data)
     add("doctor", _doctor, "say what is installed, what is missing and the command that adds it")
     return parser
@@ -176,6 +182,12 @@ def _verify(args: argparse.Namespace) -> None:
         gold=args.gold,
         response=args.response,
     )
+
+
+def _eval(args: argparse.Namespace) -> None:
+    from sieverl import eval_command
+
+    eval_command.run(args)
 
 
 def _data(args: argparse.Namespace) -> None:

@@ -144,7 +144,7 @@ def not_all_correct(responses: Responses) -> Array:
 @needs("group", "pair")
 def best_and_worst(responses: Responses) -> Array:
     """Keep one pair a prompt: highest against lowest reward, ties broken by the seed; uniform groups are skipped."""
-    return pair_sign(responses, responses.reward_R) != 0
+    return pair_sign(responses, responses.reward_R).astype(bool)
 
 
 # --- advantage: what one response is worth --------------------------------------------------------
@@ -184,7 +184,8 @@ def over_group_std(responses: Responses, shaped_R: Array) -> Array:
 def leave_one_out(responses: Responses, shaped_R: Array) -> Array:
     """r - mean of the others = (r - mean) n / (n - 1) (RLOO, arXiv 2402.14740)."""
     group = groups(responses.prompt_R, shaped_R)
-    return (shaped_R - group.mean) * group.size / np.maximum(group.size - 1, 1)
+    advantage_R: Array = (shaped_R - group.mean) * group.size / np.maximum(group.size - 1, 1)
+    return advantage_R
 
 
 @needs("greedy")

@@ -7,6 +7,7 @@ import os
 import platform
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "peft", "math-verify", "reasoning-gym")
@@ -30,7 +31,7 @@ def show() -> int:
 
     table = Table(title=f"SieveRL {version('sieverl')} on Python {platform.python_version()}, {platform.system()}")
     for column in ("what", "found", "to do"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "to do")
     missing = 0
     for package in REQUIRED:
         found = version(package)
@@ -38,7 +39,7 @@ def show() -> int:
         table.add_row(package, found or "[red]missing[/]", "" if found else "pip install sieverl")
     for package, extra in EXTRAS.items():
         found = version(package)
-        table.add_row(f"{package} (optional)", found or "-", "" if found else f"pip install 'sieverl[{extra}]'")
+        table.add_row(f"{package} (extra)", found or "-", "" if found else escape(f"pip install 'sieverl[{extra}]'"))
     cuda = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "none"
     table.add_row("GPU", cuda, "")
     table.add_row("CPU threads of PyTorch", f"{torch.get_num_threads()} of {os.cpu_count()}", "")

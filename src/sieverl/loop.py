@@ -14,17 +14,18 @@ import numpy as np
 
 from sieverl import checkpoint
 from sieverl.algorithm import Algorithm
+from sieverl.benchmark import measure, reader, summarise
 from sieverl.data import Cursor
 from sieverl.errors import Alarm
-from sieverl.evaluate import exact_kl, mean_interval
+from sieverl.evaluate import exact_kl
 from sieverl.gather import Batch, Source, counts, gather
 from sieverl.learner import Learner
 from sieverl.metrics import MetricsLog, read_verdicts, write_rollouts
 from sieverl.model import Policy
 from sieverl.packing import Sample, pack
 from sieverl.recipe import Recipe
-from sieverl.rollout.protocol import Engine, Request
-from sieverl.rollout.verified import Scored, sample_verified
+from sieverl.rollout.protocol import Engine
+from sieverl.rollout.verified import Scored
 from sieverl.types import Array, Credit
 
 Row = dict[str, Any]
@@ -160,29 +161,20 @@ def describe(run: Run, batch: Batch, credit: Credit) -> Row:
 
 
 def evaluate(run: Run) -> Row:
-    """avg@k on the held-out prompts with its interval, and the KL to the start model on their responses."""
+    """avg@k, pass@k and maj@k on the held-out prompts with their intervals, and the KL to the start model there."""
     source, settings = run.heldout, run.recipe.evaluate
     if source is None:
         return {}
     started = time.perf_counter()
-    world, k = source.world, settings.samples
-    mine = range(world.rank, len(source.prompts), world.size)
-    requests = [Request(source.prompts[i].id, source.tokens[i], k, source.seed, group=i) for i in mine]
-    rows = {i: source.prompts[i].row for i in mine}
-    scored = sample_verified(run.engine, source.tokenizer, source.pool, requests, rows, source.sampling)
+    name, k = settings.name, settings.samples
+    records, scored = measure(source, k, reader(run.recipe.verify.spec))
     log_evaluation(run, source, scored)
-    facts = [(s.rollout.group, s.verdict.correct, len(s.rollout.tokens), s.rollout.truncated) for s in scored]
-    group, correct, length, truncated = zip(*sorted(f for part in world.gather(facts) for f in part), strict=True)
-    correct_P = np.bincount(group, np.array(correct, dtype=float)) / np.bincount(group)
-    mean, low, high = mean_interval(correct_P)
-    name = settings.name
-    out: Row = {
-        f"eval/{name}/avg@{k}": mean,
-        f"eval_ci/{name}/avg@{k}/low": low,
-        f"eval_ci/{name}/avg@{k}/high": high,
-        f"eval/{name}/length_mean": float(np.mean(length)),
-        f"eval/{name}/truncated": float(np.mean(truncated)),
-    }
+    found = summarise(records)
+    out: Row = {}
+    for score in (f"avg@{k}", f"pass@{k}", f"maj@{k}"):
+        out[f"eval/{name}/{score}"], low, high = found.scores[score]
+        out |= {f"eval_ci/{name}/{score}/low": low, f"eval_ci/{name}/{score}/high": high}
+    out |= {f"eval/{name}/{share}": found.shares[share] for share in ("length_mean", "truncated", "no_answer")}
     if settings.kl_prompts:
         out[f"eval/{name}/kl_ref"] = start_kl(run, source, scored) if run.state.step else 0.0
     out["time/evaluate"] = time.perf_counter() - started

@@ -50,5 +50,6 @@ def sample_verified(
             pool.submit(key, text, rows[rollout.group])
 
     rollouts = engine.sample(requests, sampling, on_done)
-    verdicts |= pool.collect()
+    collected: dict[Any, Verdict] = pool.collect()
+    verdicts |= collected
     return [Scored(r, texts[r.group, r.sample], verdicts[r.group, r.sample]) for r in rollouts]

@@ -61,14 +61,13 @@ def as_verdict(value: Any) -> Verdict:
     Traceback (most recent call last):
     ValueError: the reward is nan; it must be a finite number
     """
-    if isinstance(value, Verdict):
-        return value
     if value is None:
         return NO_ANSWER
-    reward = float(value)
+    verdict = value if isinstance(value, Verdict) else Verdict.of(float(value))
+    reward = float(verdict.reward)
     if not math.isfinite(reward):
         raise ValueError(f"the reward is {reward}; it must be a finite number")
-    return Verdict.of(reward)
+    return Verdict(reward, bool(verdict.correct), Status(verdict.status))
 
 
 def golds(row: Row) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sieverl.types import Row
 from sieverl.verify.check import golds
 
-_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?P<bare>[-+−]?[0-9][0-9.,/]*))|\\.|[{}]", re.DOTALL)
 _NUMBER = re.compile(
     r"(?<![\w.])[-+−]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.[0-9]+|(?<=[0-9]))(?:[eE][-+]?[0-9]{1,3})?%?(?![\w])"
 )
@@ -17,8 +17,10 @@ _NUMBER = re.compile(
 def boxed(text: str) -> list[str]:
     r"""The contents of every closed `\boxed{...}` or `\fbox{...}`, in order; of nested boxes the inner one.
 
-    >>> boxed(r"so \boxed{\frac{1}{2}} and \boxed{x=\boxed{3}}, never \boxed{4")
-    ['\\frac{1}{2}', '3']
+    A number may stand without braces, as TeX allows.
+
+    >>> boxed(r"so \boxed{\frac{1}{2}} and \boxed{x=\boxed{3}} and \boxed 2, never \boxed{4")
+    ['\\frac{1}{2}', '3', '2']
     """
     starts = [start for start in (text.find(r"\boxed"), text.find(r"\fbox")) if start >= 0]
     if not starts:
@@ -27,7 +29,9 @@ def boxed(text: str) -> list[str]:
     opened: list[tuple[int, int, bool]] = []
     for token in _TOKEN.finditer(text, min(starts)):
         kind = token.group()
-        if kind.endswith("{") and len(kind) != 2:
+        if token["bare"]:
+            found.append(token["bare"].rstrip(".,"))
+        elif kind.endswith("{") and len(kind) != 2:
             opened.append((token.end(), len(found), len(kind) > 1))
         elif kind == "}" and opened:
             start, before, is_box = opened.pop()

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from sieverl.types import Row, Verdict
-from sieverl.verify import extract, numbers
+from sieverl.verify import extract, lists, numbers
 from sieverl.verify.check import NO_ANSWER, REFUSED, Check, TooBig, binary, golds, one_of
 
 
@@ -109,7 +109,7 @@ def score(response: str, row: Row, rules: Rules, same: Same, unboxed: Callable[.
 
 
 def same_cheaply(answer: str, gold: str, rules: Rules) -> bool | None:
-    """Whether two answers are one text or two plain numbers that agree; None for anything else.
+    """Whether two answers are one text, or plain numbers or lists of them that agree; None for anything else.
 
     >>> same_cheaply("0.5", "1/2", Rules()), same_cheaply("5", "4", Rules()), same_cheaply("x", "4", Rules())
     (True, False, None)
@@ -117,13 +117,15 @@ def same_cheaply(answer: str, gold: str, rules: Rules) -> bool | None:
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
         return int(answer) == int(gold)
     a, b = numbers.tidy(answer), numbers.tidy(gold)
-    if a == b:
-        return True if a else None
     if rules.units:
         a, b = numbers.without_unit(a), numbers.without_unit(b)
+    if a.replace(", ", ",") == b.replace(", ", ","):
+        return True if a else None
+    same = partial(numbers.same_number, percent=rules.percent, precision=rules.precision, tolerance=rules.tolerance)
     x, y = numbers.read(a), numbers.read(b)
     if x is None or y is None:
-        return None
+        several, golden = lists.read_list(a), lists.read_list(b)
+        return lists.same_list(several, golden, same) if several and golden else None
     if (x.grouped or y.grouped) > rules.commas or (x.e_notation or y.e_notation) > rules.e_notation:
         return None
-    return numbers.same_number(x, y, rules.percent, rules.precision, rules.tolerance)
+    return same(x, y)

@@ -14,10 +14,11 @@ _BLANK = re.compile(r"(?:\\[,;: ]|~|\s)+")
 # Only blanks that carry nothing go: not those of `3 1/2`, nor that of the list `1, 200`.
 _SPACE = re.compile(r"(?<![A-Za-z0-9,]) | (?![A-Za-z0-9])|(?<=,) (?![0-9]{3}(?![0-9]))")
 _FRAC = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
-_WRAP = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}\\]*)\}")
-_UNIT = re.compile(
-    r"(?<=[0-9}%)])\s*(?:\^\s*(?:\\circ|\{\\circ\})|°|\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*\}(?:\^(?:[0-9]|\{-?[0-9]\}))?)+$"
-)
+_COMMAND = re.compile(r"(\\[A-Za-z]+) (?=[0-9])")
+_WRAP = re.compile(r"(?:\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox))?\s*\{([^{}\\]*)\}")
+_UNIT = re.compile(r"(?<=[0-9}%)])\s*(?:\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*\}(?:\^(?:[0-9]|\{-?[0-9]\}))?)+$")
+_PERCENT = re.compile(r"\s*(?:\\text\s*\{\s*(?:\\?%|percent)\s*\}|(?<=[0-9 ])percent)\s*\.?\s*$")
+DEGREES = re.compile(r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|°")
 _EXACT = re.compile(
     r"""(?P<sign>[-+]?)(?:
       (?:\\frac\s*(?:\{(?P<top>[0-9]{1,300})\}|(?P<top1>[0-9]))\s*(?:\{(?P<low>[0-9]{1,300})\}|(?P<low1>[0-9])))
@@ -46,11 +47,12 @@ def tidy(text: str) -> str:
 
     >>> tidy(r" $\left( 3, \dfrac{\pi}{2} \right)$. ")
     '(3,\\frac{\\pi}{2})'
-    >>> tidy(r"\text{ (B) }"), tidy("3 1/2")
-    ('(B)', '3 1/2')
+    >>> tidy(r"\text{ (B) }"), tidy("{A, B}"), tidy("3 1/2"), tidy(r"50\text{ percent}")
+    ('(B)', 'A,B', '3 1/2', '50%')
     """
+    text = _PERCENT.sub("%", text)
     text = _FRAC.sub(r"\\frac", _NOISE.sub("", _DOUBLE.sub(r"\\", text.replace("−", "-"))))
-    text = _SPACE.sub("", _BLANK.sub(" ", text)).strip()
+    text = _COMMAND.sub(r"\1", _SPACE.sub("", _BLANK.sub(" ", text)).strip())
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip()
     wrapped = _WRAP.fullmatch(text)
@@ -58,12 +60,12 @@ def tidy(text: str) -> str:
 
 
 def without_unit(text: str) -> str:
-    r"""A tidied answer less the unit at its end.
+    r"""A tidied answer less the unit at its end, and less every degree sign.
 
-    >>> without_unit(r"5\mathrm{cm}^2"), without_unit(r"90^\circ"), without_unit(r"\text{cm}")
-    ('5', '90', '\\text{cm}')
+    >>> without_unit(r"5\mathrm{cm}^2"), without_unit(r"60^\circ,120^\circ"), without_unit(r"\text{cm}")
+    ('5', '60,120', '\\text{cm}')
     """
-    return _UNIT.sub("", text)
+    return _UNIT.sub("", DEGREES.sub("", text))
 
 
 @lru_cache(4096)

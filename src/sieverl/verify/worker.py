@@ -39,7 +39,7 @@ def main() -> None:
     for line in channel:
         for response, row in json.loads(line):
             # Should the parent be gone while this hangs, the kernel ends it all the same.
-            signal.alarm(math.ceil(config["timeout_s"]) + 10)
+            signal.alarm(math.ceil(config["timeout_s"]) + 5)
             reply = answer(check, response, row)
             signal.alarm(0)
             say(channel, reply)
