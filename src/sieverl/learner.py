@@ -72,7 +72,8 @@ class Learner:
             metrics |= self._mismatch(samples, scored)
         if "ref" in needs:
             assert self.reference is not None
-            for s, ref in zip(samples, self.logp(samples, self.reference()), strict=True):
+            reference = self.policy if self.settings.reference == "last" else self.reference()
+            for s, ref in zip(samples, self.logp(samples, reference), strict=True):
                 s.ref = ref
         if self.critic is not None:
             for s, value in zip(

@@ -12,6 +12,7 @@ from rich.table import Table
 from sieverl.algorithm import Algorithm
 from sieverl.algorithms import ALGORITHMS, get_algorithm
 
+SHOWN = ("select", "advantage", "ratio", "objective", "aggregate", "over")
 AXES = (
     "draw",
     "shape",
@@ -74,6 +75,15 @@ def show(name: str | None) -> None:
         table.add_row("critic", escape(repr(algorithm.critic)), "")
     console.print(table)
     console.print(f"run it:  sieverl demo --algorithm {name}", highlight=False)
+
+
+def markdown() -> str:
+    """The table of docs/algorithms.md: rows algorithms, columns axes."""
+    lines = ["| algorithm | " + " | ".join(SHOWN) + " |", "|-" * (len(SHOWN) + 1) + "|"]
+    for name, value in ALGORITHMS.items():
+        cells = [describe(getattr(value, axis)).replace("low=", "").replace("high=", "") for axis in SHOWN]
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def formula(algorithm: Algorithm) -> str:

@@ -32,13 +32,13 @@ def curve(run_dir: Path) -> Path:
             ci = key.replace("eval/", "eval_ci/")
             bounds = {r["step"]: (r[f"{ci}/low"], r[f"{ci}/high"]) for r in rows if key in r}
             error = np.array([(v - bounds[s][0], bounds[s][1] - v) for s, v in points]).T
-            label = f"held-out {key.split('/', 1)[1]} with 95% interval"
+            label = f"{key.split('/', 1)[1]}, 95% interval"
             at, values = [s for s, _ in points], [v for _, v in points]
             axes.errorbar(at, values, yerr=error, fmt="o", color="#b3362b", capsize=3, label=label)
         axes.set(xlabel="step", ylabel="fraction", ylim=(0, 1))
         axes.grid(alpha=0.25)
         if axes.get_legend_handles_labels()[1]:
-            axes.legend(frameon=False, fontsize=9, loc="lower right")
+            axes.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         figure.savefig(run_dir / "curve.png", dpi=130)
     return run_dir / "curve.png"
 

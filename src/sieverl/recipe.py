@@ -96,6 +96,7 @@ class Train(Table):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, ge=0, description="0 turns clipping off")
     old: Literal["learner", "engine"] = Field("learner", description="whose log-probs the ratio refers to")
+    reference: Literal["start", "last"] = Field("start", description="start model, or the policy before this step")
     mask_truncated: bool = Field(False, description="never train on truncated responses")
 
 
