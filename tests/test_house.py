@@ -16,7 +16,7 @@ from sieverl import errors
 FLOORS = [
     ["errors", "types", "files"],
     ["credit", "objective", "algorithm", "algorithms", "axes", "recipe", "distributed", "data", "verify", "metrics"],
-    ["model", "packing", "critic", "rollout"],
+    ["attention", "model", "packing", "critic", "rollout"],
     ["learner", "gather", "evaluate", "benchmark", "checkpoint"],
     ["loop"],
     ["setup", "console", "plot", "listing"],

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sieverl import attention
 from sieverl.errors import DataError
 
 CHUNK_BYTES = 32 << 20  # float32 logits held at a time
@@ -32,6 +33,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         self.causal = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        attention.use(self.causal)
         self.decoder = self.causal.base_model
         self.head = self.causal.get_output_embeddings()
         config = self.causal.config
@@ -201,14 +203,14 @@ def load_tokenizer(path: str) -> Any:
         raise DataError(_cannot(path, "tokenizer", error)) from error
 
 
-def load_model(path: str, dtype: str = "float32", device: str = "cpu", attention: str | None = None) -> Any:
+def load_model(path: str, dtype: str = "float32", device: str = "cpu", implementation: str | None = None) -> Any:
     """A causal LM with float32 parameters (float64 when asked), dropout off."""
     from transformers import AutoModelForCausalLM
 
     _check_directory(path)
     parameters = torch.float64 if dtype == "float64" else torch.float32
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=parameters, attn_implementation=attention)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=parameters, attn_implementation=implementation)
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise DataError(_cannot(path, "model", error)) from error
     for module in model.modules():
