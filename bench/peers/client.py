@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,36 @@ from bench.peers.venv import ROOT
 Peer = subprocess.Popen[str]
 
 
-@contextmanager
-def peer(python: Path, module: str, *options: object) -> Iterator[Peer]:
+def peer(python: Path, module: str, *options: object) -> AbstractContextManager[Peer]:
     """Start `python -m bench.peers.MODULE OPTIONS`; its messages go to standard error. It is closed at the end."""
-    command = [str(python), "-m", f"bench.peers.{module}", *map(str, options)]
-    server = subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    return server(python, f"bench.peers.{module}", *options)
+
+
+@contextmanager
+def server(python: Path | str, module: str, *options: object) -> Iterator[Peer]:
+    """Start `python -m MODULE OPTIONS`, ours or a peer's."""
+    command = [str(python), "-m", module, *map(str, options)]
+    quiet = {**os.environ, "TQDM_DISABLE": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=ROOT, env=quiet, text=True, **pipes)
     try:
-        yield server
-        assert server.stdin
-        server.stdin.close()
-        server.wait(timeout=60)
+        yield process
+        assert process.stdin
+        process.stdin.close()
+        process.wait(timeout=60)
     finally:
-        server.kill()
-        server.wait()
+        process.kill()
+        process.wait()
 
 
-def step(server: Peer) -> dict[str, Any]:
-    """One step of the peer; the seconds exclude start-up. Raises `RuntimeError` when the peer has ended."""
+def step(server: Peer, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """One step; the seconds exclude start-up. Raises `RuntimeError` when the process has ended.
+
+    `request` says which step where a process knows several (ours); a peer knows one.
+    """
     assert server.stdin
     assert server.stdout
-    server.stdin.write("step\n")
+    server.stdin.write(json.dumps(request or {}) + "\n")
     server.stdin.flush()
     line = server.stdout.readline()
     if not line:

@@ -6,7 +6,7 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 
@@ -23,8 +23,14 @@ def open_output() -> Callable[[Mapping[str, Any]], None]:
 
 
 def wait() -> bool:
-    """Block until the next `step`; false at the end of input."""
+    """Block until the next request, a line; false at the end of input."""
     return bool(sys.stdin.readline())
+
+
+def requests() -> Iterator[dict[str, Any]]:
+    """Each request as it comes, for a process that knows several."""
+    for text in iter(sys.stdin.readline, ""):
+        yield json.loads(text)
 
 
 def peak_mb() -> float:

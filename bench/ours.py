@@ -1,0 +1,193 @@
+"""RL steps and rollouts of SieveRL on demand: `python -m bench.ours --workload short --model DIR`.
+
+Each request is a JSON line: `{"do": "step", "algorithm": "grpo", "everything": true}`, `{"do": "rollout"}` or
+`{"do": "products"}` (the bare matrix products of the last rollout). One JSON line with `seconds` comes back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.peers.serve import open_output, peak_mb, requests
+from bench.products import Products
+from bench.workloads import WORKLOADS, Workload, boxed, even, read_prompts
+from sieverl.algorithms import get_algorithm
+from sieverl.data import Cursor
+from sieverl.gather import Source, gather
+from sieverl.learner import Learner
+from sieverl.model import DTYPES, Policy, load_model, load_tokenizer, stop_ids
+from sieverl.packing import pack
+from sieverl.recipe import Train
+from sieverl.rollout.protocol import Request, Sampling
+from sieverl.rollout.torch_engine import TorchEngine
+from sieverl.rollout.verified import sample_verified
+from sieverl.types import Prompt
+from sieverl.verify import Pool
+
+Row = dict[str, Any]
+VERIFIERS = {boxed: {"name": "math"}, even: {"name": "bench.rewards:even"}}
+MAX_ROWS = 512
+
+
+@dataclass
+class Side:
+    """A model, what samples from it, what scores and what trains it; `rows` are the prompts, in order."""
+
+    workload: Workload
+    source: Source
+    learner: Learner
+    rows: list[dict[str, str]]
+    steps: int = 0
+    lengths: tuple[list[int], list[int]] = ([], [])  # of the prompts and the responses of the last rollout
+
+    def batch(self, prompts: int) -> Source:
+        """The next `prompts` prompts as a source of their own, repeated when used up; noise differs each time."""
+        first = self.steps * prompts
+        self.steps += 1
+        index = [i % len(self.rows) for i in range(first, first + prompts)]
+        chosen = [Prompt(i, self.rows[i]["question"], self.rows[i]) for i in index]
+        tokens = [self.source.tokens[i] for i in index]
+        return replace(self.source, prompts=chosen, tokens=tokens, seed=self.source.seed + self.steps)
+
+
+def make_side(workload: Workload, model: Path, dtype: str, train: Train, rows: list[dict[str, str]], seed: int) -> Side:
+    """Load everything. The clock of no step covers this."""
+    tokenizer = load_tokenizer(str(model))
+    policy = Policy(load_model(str(model), dtype), tokenizer, DTYPES[dtype])
+    sampling = Sampling(workload.max_tokens, stop_ids(policy.causal, tokenizer))
+    tokens = [tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in rows]
+    engine = TorchEngine(policy, MAX_ROWS)
+    pool = Pool(VERIFIERS[workload.reward])
+    source = Source([], tokens, engine, pool, tokenizer, sampling, seed * 1000)
+    return Side(workload, source, Learner(policy, get_algorithm("grpo"), train), rows)
+
+
+def rl_step(
+    side: Side,
+    algorithm: str = "grpo",
+    everything: bool = False,
+    micro_batch_tokens: int | None = None,
+    prompts: int | None = None,
+    samples: int | None = None,
+) -> Row:
+    """Rollout, reward, credit and update. `everything`: responses without an advantage are computed all the same."""
+    w, learner, engine = side.workload, side.learner, side.source.engine
+    learner.algorithm = get_algorithm(algorithm)
+    if micro_batch_tokens:
+        learner.settings = learner.settings.model_copy(update={"micro_batch_tokens": micro_batch_tokens})
+    source = side.batch(prompts or w.prompts)
+    tokens_before, forwards_before = learner.tokens_seen, learner.forwards
+    began = time.perf_counter()
+    batch = gather(
+        source, learner.algorithm, Cursor(), len(source.prompts), samples or w.samples, graded=lambda reward_R: False
+    )
+    sampled = time.perf_counter()
+    credit = learner.algorithm.credit(batch.responses)
+    if everything:
+        credit = replace(credit, keep=np.ones_like(credit.keep))
+    batches = pack(batch.responses, credit, batch.mine, learner.algorithm, 1)
+    learner.score(batches)
+    learner.update(batches)
+    engine.load(learner.policy.model, version=side.steps)
+    ended = time.perf_counter()
+    length_R = batch.responses.length_R
+    return {
+        "seconds": ended - began,
+        "rollout_seconds": sampled - began,
+        "update_seconds": ended - sampled,
+        "tokens": int(length_R.sum()),
+        "mean_length": float(length_R.mean()),
+        "longest": int(length_R.max()),
+        "reward": float(batch.responses.reward_R.mean()),
+        "kept": float(credit.keep.mean()),
+        "learner_tokens": learner.tokens_seen - tokens_before,
+        "forwards": learner.forwards - forwards_before,
+        "peak_mb": memory_mb(),
+    }
+
+
+def rollout(side: Side) -> Row:
+    """One batch of responses, without rewards."""
+    w, engine = side.workload, side.source.engine
+    source = side.batch(w.prompts)
+    slots = engine.slots
+    asked = [
+        Request(p.id, ids, w.samples, source.seed, group=g)
+        for g, (p, ids) in enumerate(zip(source.prompts, source.tokens, strict=True))
+    ]
+    began = time.perf_counter()
+    found = engine.sample(asked, source.sampling)
+    seconds = time.perf_counter() - began
+    lengths = [len(r.tokens) for r in found]
+    tokens = sum(lengths)
+    side.lengths = ([len(ids) for ids in source.tokens], lengths)
+    return {
+        "seconds": seconds,
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+        "padding_waste": 1 - (tokens - len(lengths)) / max(1, engine.slots - slots),
+        "mean_length": tokens / len(lengths),
+        "longest": max(lengths),
+        "peak_mb": memory_mb(),
+    }
+
+
+def accuracy(side: Side, rows: Sequence[dict[str, str]], samples: int, seed: int) -> float:
+    """avg@k over `rows` at temperature 1."""
+    source = side.source
+    ids = [source.tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in rows]
+    asked = [Request(i, tokens, samples, seed, group=i) for i, tokens in enumerate(ids)]
+    found = sample_verified(source.engine, source.tokenizer, source.pool, asked, dict(enumerate(rows)), source.sampling)
+    return sum(s.verdict.correct for s in found) / len(found)
+
+
+def memory_mb() -> float:
+    """Largest resident memory of this process and of its living children (the verifiers), in MB (10^6 bytes)."""
+    total = peak_mb()
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in children.read_text().split():
+            status = Path("/proc", child, "status").read_text()
+            peak = [row.split()[1] for row in status.splitlines() if row.startswith("VmHWM")]
+            total += sum(map(int, peak)) * 1024 / 1e6
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workload", choices=WORKLOADS, required=True)
+    parser.add_argument("--model", type=Path, required=True, help="directory in Hugging Face format")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--micro-batch-tokens", type=int, default=4096)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    write = open_output()
+    torch.set_num_threads(options.threads)
+    workload = WORKLOADS[options.workload]
+    train = Train(lr=workload.learning_rate, micro_batch_tokens=options.micro_batch_tokens)
+    side = make_side(workload, options.model, options.dtype, train, read_prompts(options.model / "prompts.jsonl"), 0)
+
+    @cache
+    def products() -> Products:
+        return Products(workload, DTYPES[options.dtype])
+
+    def bare(side: Side) -> Row:
+        seconds, tokens = products().rollout(*side.lengths), sum(side.lengths[1])
+        return {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
+
+    known: dict[str, Callable[..., Row]] = {"step": rl_step, "rollout": rollout, "products": bare}
+    for request in requests():
+        write(known[request.pop("do")](side, **request))
+    side.source.pool.close()
+
+
+if __name__ == "__main__":
+    main()

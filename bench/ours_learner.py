@@ -1,0 +1,186 @@
+"""Updates of SieveRL's learner on demand, without rollouts: `python -m bench.ours_learner --workload long-tail`.
+
+Random weights, random tokens, geometric lengths as the workload has them (or all of `--length`). Each request is a JSON
+line: `{"do": "update", "keep": 0.25}`, `{"do": "update", "algorithm": "raft", "masked": true}`, `{"do": "products"}`
+(the bare matrix products of an update) or `{"do": "memory"}`. One JSON line comes back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.peers.serve import open_output, peak_mb, requests
+from bench.products import Products
+from bench.workloads import WORKLOADS, Workload
+from sieverl.algorithms import get_algorithm
+from sieverl.learner import Learner
+from sieverl.model import DTYPES, Policy
+from sieverl.packing import Sample, pack
+from sieverl.recipe import Train
+from sieverl.types import Credit, Responses
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Update:
+    """A learner and one batch of responses, whose tokens stand in `mine` by row."""
+
+    learner: Learner
+    responses: Responses
+    mine: dict[int, Sample]
+    products: Products
+
+    def run(
+        self,
+        algorithm: str = "grpo",
+        keep: float | None = None,
+        masked: bool = False,
+        micro_batch_tokens: int | None = None,
+    ) -> Row:
+        """One update. `keep`: that fraction of the rows, whatever their reward; `masked`: the others at weight zero."""
+        learner = self.learner
+        learner.algorithm = get_algorithm(algorithm)
+        self._budget(micro_batch_tokens)
+        credit = learner.algorithm.credit(self.responses) if keep is None else self._part(keep)
+        batches = pack(self.responses, credit, self.mine, learner.algorithm, 1)
+        if masked:
+            batches = [replace(batches[0], samples=self._all(credit))]
+        tokens, forwards = learner.tokens_seen, learner.forwards
+        began = time.perf_counter()
+        learner.score(batches)
+        learner.update(batches)
+        return {
+            "seconds": time.perf_counter() - began,
+            "kept": float(credit.keep.mean()),
+            "kept_tokens": float(self.responses.length_R[credit.keep].sum() / self.responses.length_R.sum()),
+            "learner_tokens": learner.tokens_seen - tokens,
+            "forwards": learner.forwards - forwards,
+        }
+
+    def _budget(self, tokens: int | None) -> None:
+        if tokens:
+            self.learner.settings = self.learner.settings.model_copy(update={"micro_batch_tokens": tokens})
+
+    def _part(self, keep: float) -> Credit:
+        """Every so many rows of those sorted by length, so that lengths stay the same; credit +1 and -1 in turn."""
+        rows = len(self.responses)
+        rank_R = np.argsort(np.argsort(self.responses.length_R, kind="stable"))
+        keep_R = np.floor((rank_R + 1) * keep) > np.floor(rank_R * keep)
+        advantage_R = np.where(np.arange(rows) % 2, 1.0, -1.0)
+        return Credit(keep_R, advantage_R, advantage_R)
+
+    def _all(self, credit: Credit) -> list[Sample]:
+        return [
+            replace(s, kept=bool(credit.keep[row]), credit=float(credit.advantage[row]) * bool(credit.keep[row]))
+            for row, s in self.mine.items()
+        ]
+
+    def bare(self, micro_batch_tokens: int | None = None) -> Row:
+        """The matrix products of an update that keeps everything."""
+        self._budget(micro_batch_tokens)
+        samples = list(self.mine.values())
+        prompts, responses = (
+            [len(part) for part in parts] for parts in zip(*((s.prompt, s.response) for s in samples), strict=True)
+        )
+        return {"seconds": self.products.update(prompts, responses, self.learner.settings.micro_batch_tokens)}
+
+    def memory(self) -> Row:
+        """Peak memory of an update beyond weights, gradients and optimiser state, in MB (10^6 bytes).
+
+        After a first update, which makes the optimiser's state, the kernel's high-water mark is set back; gradients
+        are freed between updates, so their size is subtracted.
+        """
+        started = time.perf_counter()
+        self.run(keep=1.0)
+        ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system first
+        before = _status_mb("VmRSS")
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+        self.run(keep=1.0)
+        gradients = sum(p.numel() * p.element_size() for p in self.learner.policy.parameters.values()) / 1e6
+        peak = _status_mb("VmHWM")
+        return {
+            "seconds": time.perf_counter() - started,
+            "beyond_mb": peak - before - gradients,
+            "peak_mb": peak_mb(),
+            "weights_mb": gradients,
+        }
+
+
+def _status_mb(name: str) -> float:
+    with open("/proc/self/status") as file:
+        return next(int(row.split()[1]) for row in file if row.startswith(name + ":")) * 1024 / 1e6
+
+
+def make_update(workload: Workload, dtype: str, micro_batch_tokens: int, length: int) -> Update:
+    """A batch with rewards as on real prompts: each prompt's chance of a right answer is drawn from Beta(1/2, 1/2)."""
+    g = np.random.default_rng(0)
+    rows = workload.responses
+    length_R = np.minimum(g.geometric(1 / workload.mean_tokens, rows), workload.max_tokens)
+    prompt_R = np.repeat(np.arange(workload.prompts), workload.samples)
+    prompts = [g.integers(workload.vocabulary, size=int(g.integers(16, 49))).tolist() for _ in range(workload.prompts)]
+    if length:
+        length_R, prompts = np.full(rows, length - 32), [p[:16] * 2 for p in prompts]
+    reward_R = (g.random(rows) < g.beta(0.5, 0.5, workload.prompts)[prompt_R]).astype(float)
+    mine = {}
+    for row in range(rows):
+        n = int(length_R[row])
+        response = g.integers(workload.vocabulary, size=n).tolist()
+        mine[row] = Sample(prompts[prompt_R[row]], response, [-np.log(workload.vocabulary)] * n, 0.0)
+    cut_R = length_R == workload.max_tokens
+    responses = Responses(prompt_R, reward_R, reward_R == 1, length_R, cut_R, max_tokens=int(length_R.max()))
+    train = Train(lr=workload.learning_rate, micro_batch_tokens=micro_batch_tokens)
+    learner = Learner(Policy(make_model(workload), None, DTYPES[dtype]), get_algorithm("grpo"), train)
+    return Update(learner, responses, mine, Products(workload, DTYPES[dtype]))
+
+
+def make_model(workload: Workload) -> Any:
+    """A Qwen2 of the workload's shape with random float32 weights."""
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=workload.vocabulary,
+        hidden_size=workload.hidden,
+        intermediate_size=workload.intermediate,
+        num_hidden_layers=workload.layers,
+        num_attention_heads=workload.heads,
+        num_key_value_heads=workload.kv_heads,
+        max_position_embeddings=1 << 15,
+        tie_word_embeddings=False,
+    )
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workload", choices=WORKLOADS, required=True)
+    parser.add_argument("--vocabulary", type=int, help="instead of the workload's")
+    parser.add_argument("--length", type=int, default=0, help="of every sample, prompt and response")
+    parser.add_argument("--prompts", type=int, help="instead of the workload's")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--micro-batch-tokens", type=int, default=4096)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    write = open_output()
+    torch.set_num_threads(options.threads)
+    workload = WORKLOADS[options.workload]
+    changes = {"vocabulary": options.vocabulary, "prompts": options.prompts}
+    workload = replace(workload, **{key: value for key, value in changes.items() if value})
+    update = make_update(workload, options.dtype, options.micro_batch_tokens, options.length)
+    known: dict[str, Callable[..., Row]] = {"update": update.run, "products": update.bare, "memory": update.memory}
+    for request in requests():
+        write(known[request.pop("do")](**request))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The bare matrix products of an update and of a rollout: what no implementation can leave out.
+
+Plain `torch.mm` and `torch.bmm` on tokens without any padding. Attention counts what a causal mask leaves, half of all
+pairs. Legend: N tokens, n responses, L columns, H query heads, K key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from bench.workloads import Workload
+
+
+class Products:
+    """Weights of a workload's shapes in `dtype`, each layer its own, so that caches are as cold as a model's."""
+
+    def __init__(self, workload: Workload, dtype: torch.dtype) -> None:
+        w = workload
+        self.workload, self.dtype, self.size = w, dtype, w.hidden // w.heads
+        narrow = w.kv_heads * self.size
+        shapes = [(w.hidden, w.hidden), (w.hidden, narrow), (w.hidden, narrow), (w.hidden, w.hidden)]
+        shapes += [(w.hidden, w.intermediate), (w.hidden, w.intermediate), (w.intermediate, w.hidden)]
+        self.layers = [[self._random(out, into) for into, out in shapes] for _ in range(w.layers)]
+        self.head = self._random(w.vocabulary, w.hidden)
+
+    def _random(self, *shape: int) -> Tensor:
+        return torch.randn(shape).mul_(0.02).to(self.dtype)
+
+    @torch.no_grad()
+    def update(self, prompts: Sequence[int], responses: Sequence[int], budget: int) -> float:
+        """Seconds of the products of a forward and a backward over samples of these lengths, `budget` tokens a time."""
+        seconds = 0.0
+        for group in groups(prompts, responses, budget):
+            lengths = [prompts[i] + responses[i] for i in group]
+            tokens, answers = sum(lengths), sum(responses[i] for i in group)
+            wide = {n: self._random(tokens, n) for layer in self.layers[:1] for w in layer for n in w.shape}
+            few, out = self._random(answers, self.workload.hidden), self._random(answers, len(self.head))
+            pairs = self._pairs(len(group) * self.workload.heads, max(lengths))
+            began = time.perf_counter()
+            for layer in self.layers:
+                for w in layer:
+                    torch.mm(wide[w.shape[1]], w.T)
+                _attend(*pairs[:3])
+            torch.mm(few, self.head.T)
+            torch.mm(out, self.head)
+            torch.mm(out.T, few)
+            for layer in self.layers:
+                _attend_backward(*pairs)
+                for w in layer:
+                    torch.mm(wide[w.shape[0]], w)
+                    torch.mm(wide[w.shape[0]].T, wide[w.shape[1]])
+            seconds += time.perf_counter() - began
+        return seconds
+
+    def _pairs(self, rows: int, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        half = (length + 1) // 2
+        query, key, value = (self._random(rows, n, self.size) for n in (length, half, half))
+        return query, key, value, self._random(rows, length, half)
+
+    @torch.no_grad()
+    def rollout(self, prompts: Sequence[int], responses: Sequence[int]) -> float:
+        """Seconds of the products of the prefill of each prompt, once, and of a decoding step for each later token."""
+        w = self.workload
+        tokens = sum(prompts)
+        wide = {n: self._random(tokens, n) for w in self.layers[0] for n in w.shape}
+        pairs = self._pairs(len(prompts) * w.heads, max(prompts))
+        before = sum(prompts) // len(prompts)
+        longest = max(responses)
+        keys, memory = (self._random(len(responses) * w.kv_heads, before + longest, self.size) for _ in range(2))
+        group = w.heads // w.kv_heads
+        query = self._random(len(keys), group, self.size)
+        share = self._random(len(keys), group, before + longest)
+        began = time.perf_counter()
+        for layer in self.layers:
+            for weight in layer:
+                torch.mm(wide[weight.shape[1]], weight.T)
+            _attend(*pairs[:3])
+        row = {n: self._random(len(responses), n) for w in self.layers[0] for n in w.shape}
+        torch.mm(row[w.hidden][: len(prompts)], self.head.T)
+        for position in range(1, longest):
+            live = sum(n > position for n in responses)
+            rows, columns = live * w.kv_heads, before + position
+            for layer in self.layers:
+                for weight in layer:
+                    torch.mm(row[weight.shape[1]][:live], weight.T)
+                torch.bmm(query[:rows], keys[:rows, :columns].transpose(1, 2))
+                torch.bmm(share[:rows, :, :columns], memory[:rows, :columns])
+            torch.mm(row[w.hidden][:live], self.head.T)
+        return time.perf_counter() - began
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return torch.bmm(torch.bmm(query, key.transpose(1, 2)), value)
+
+
+def _attend_backward(query: Tensor, key: Tensor, value: Tensor, share: Tensor) -> None:
+    torch.bmm(share.transpose(1, 2), query)  # of value, whose gradient has the shape of key's
+    torch.bmm(query, value.transpose(1, 2))  # of share
+    torch.bmm(share, key)  # of query
+    torch.bmm(share.transpose(1, 2), query)  # of key
+
+
+def groups(prompts: Sequence[int], responses: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices of samples, longest first, at most `budget` tokens a group (one sample at the least).
+
+    >>> list(groups([1, 1, 1], [3, 7, 2], 9))
+    [[1], [0, 2]]
+    """
+    group: list[int] = []
+    total = 0
+    for i in sorted(range(len(responses)), key=lambda i: -prompts[i] - responses[i]):
+        length = prompts[i] + responses[i]
+        if group and total + length > budget:
+            yield group
+            group, total = [], 0
+        group.append(i)
+        total += length
+    if group:
+        yield group

@@ -1,0 +1,120 @@
+"""From the lines in `bench/results.jsonl` to the table and the chart in `docs/`: the newest line of each counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bench.peers.venv import ROOT
+
+Row = dict[str, Any]
+RESULTS = ROOT / "bench/results.jsonl"
+PAGE = ROOT / "docs/benchmarks.md"
+CHART = ROOT / "docs/benchmarks.png"
+# What each measures, in the words of the page; the order of the page.
+ABOUT = {
+    "rl_step": "One RL step (rollout, reward, credit, one optimiser step) against TRL's GRPOTrainer: same model, "
+    "prompts, samples, lengths, reward and GRPO loss. Dtype and micro-batch of both are swept first. "
+    "*Everything kept*: both compute every response. *With selection*: ours drops what teaches nothing.",
+    "rollout": "Tokens per second of the built-in engine, without rewards. *Bare products*: the matrix products of the "
+    "same responses and nothing else.",
+    "learner": "One update (forward, backward, optimiser) that keeps everything; the other side is its bare matrix "
+    "products in the same dtype, so the ratio is the share of their speed.",
+    "memory": "Peak memory of an update beyond weights, gradients and optimiser state, in a process of its own: the "
+    "largest size against the smallest, so a ratio of 1 is no growth.",
+    "selection": "The update when a part of the responses is kept, against the update of all; and dropping against "
+    "computing everything with the rejected ones at weight zero.",
+    "time_to_accuracy": "Seconds of training until avg@4 on held-out problems is up by 15 points, from the shipped "
+    "model, with GRPO and the same settings; evaluation and loading stop the clock.",
+    "startup": "Wall-clock time of a new process.",
+}
+HEAD = "| What | SieveRL | Peer | Ratio | Unit |\n|-|-:|-:|-:|-|\n"
+
+
+def append(rows: list[Row], path: Path = RESULTS) -> None:
+    """Add lines to the results."""
+    with path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def newest(path: Path = RESULTS) -> list[Row]:
+    """The last line of each benchmark and workload, in the order of the page."""
+    rows = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+    last = {(row["bench"], row["workload"]): row for row in rows}
+    return sorted(last.values(), key=lambda row: list(ABOUT).index(row["bench"]))
+
+
+def page(rows: list[Row]) -> str:
+    """The page in Markdown."""
+    out = [
+        "# Benchmarks\n",
+        "A ratio above 1 means that SieveRL is better, except where the peer is a bound (bare matrix products, no "
+        "growth). All sides of a comparison run in turns in one go, one at a time; the first turn is dropped; the "
+        "numbers are medians.\n",
+        "![ratios](benchmarks.png)\n",
+        "Run it again with `make bench` (an hour or two), or one part with `python -m bench NAME --workload W` (one "
+        "JSON line; `--repeats N`). Every value behind a median is in `bench/results.jsonl`; the workloads are in "
+        "`bench/workloads.py`, how TRL, transformers and vLLM are set up in `bench/peers/README.md`.\n",
+    ]
+    for bench, about in ABOUT.items():
+        found = [row for row in rows if row["bench"] == bench]
+        if not found:
+            continue
+        out.append(f"## {bench}\n\n{about}\n")
+        for row in found:
+            body = "".join(_row(part) for part in (row, *row["also"]))
+            out.append(f"**{row['workload']}** ({row['date']})\n\n{HEAD}{body}")
+            out += [f"{name}: {_plain(row[name])}.\n" for name in ("settings", "padding_waste") if name in row]
+    out.append("## Where\n")
+    places = {f"{row['machine']['cpu']}, {row['machine']['cores']} cores; {_plain(row['versions'])}" for row in rows}
+    out.append("\n".join(f"- {place}" for place in sorted(places)) + "\n")
+    return "\n".join(out)
+
+
+def _row(part: Row) -> str:
+    return f"| {part['what']} | {part['ours']:.4g} | {part['peer']:.4g} | {part['ratio']:.2f} | {part['unit']} |\n"
+
+
+def _plain(value: Any) -> str:
+    """A nested table as words: a 1, b (c 2).
+
+    >>> _plain({"ours": {"dtype": "float32"}, "waste": 0.25})
+    'ours (dtype float32), waste 0.25'
+    """
+    if isinstance(value, dict):
+        parts = [
+            f"{key} ({_plain(v)})" if isinstance(v, dict | list) else f"{key} {_plain(v)}" for key, v in value.items()
+        ]
+        return ", ".join(parts)
+    if isinstance(value, list):
+        return " ".join(map(_plain, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def draw(rows: list[Row], path: Path = CHART) -> None:
+    """One bar for each main comparison: the ratio, on a logarithmic axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 0.4 * len(rows) + 1.2), layout="constrained")
+    names = [f"{row['bench']}, {row['workload']}" for row in rows]
+    ratios = [row["ratio"] for row in rows]
+    bars = axes.barh(names[::-1], ratios[::-1], color=["#3b6fb6" if r >= 1 else "#b9c6d8" for r in ratios[::-1]])
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.set_xlabel("ratio to the peer (learner: share of the speed of bare matrix products; memory: 1 is no growth)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def write(results: Path = RESULTS, to: Path = PAGE, chart: Path = CHART) -> None:
+    """Page and chart from all results so far."""
+    rows = newest(results)
+    to.write_text(page(rows))
+    draw(rows, chart)

@@ -1,0 +1,79 @@
+"""Responses: tokens per second of the built-in engine, transformers, vLLM's CPU build and bare matrix products."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from contextlib import ExitStack
+from statistics import median
+from typing import Any
+
+from bench.compare import Row, comparison, interleave, line, model_of, say, values
+from bench.peers.client import Peer, peer, server, step
+from bench.peers.venv import ROOT, ensure_venv
+
+DTYPES = ("float32", "bfloat16")
+
+
+def engines(model: list[object]) -> dict[str, list[tuple[str, list[object]]]]:
+    """The settings of each peer: module and options."""
+    found = {
+        "generate": [("generate", [*model, "--engine", "generate", "--dtype", d]) for d in DTYPES],
+        "continuous batching": [("generate", [*model, "--engine", "continuous", "--dtype", "float32"])],
+    }
+    if (ROOT / ".bench/vllm/installed.txt").exists():
+        found["vLLM"] = [("vllm_rollout", [*model, "--dtype", d]) for d in DTYPES]
+    return found
+
+
+def _start(stack: ExitStack, setting: tuple[str, list[object]]) -> Peer:
+    module, options = setting
+    python = ensure_venv("vllm" if module == "vllm_rollout" else "trl")
+    return stack.enter_context(peer(python, module, *options))
+
+
+def quickest(name: str, settings: list[tuple[str, list[object]]]) -> tuple[str, list[object]]:
+    """The setting with the most tokens per second in one step after the first."""
+    if len(settings) == 1:
+        return settings[0]
+    speed = []
+    for setting in settings:
+        with ExitStack() as stack:
+            process = _start(stack, setting)
+            step(process)
+            speed.append(step(process)["tokens_per_second"])
+        say(f"  sweep of {name}: {setting[1][-1]} {speed[-1]:.0f} tokens/s")
+    return settings[speed.index(max(speed))]
+
+
+def run(workload: str, options: Namespace) -> Row:
+    """The line of one workload: the better dtype of ours against the better one of `generate`."""
+    model: list[object] = ["--workload", workload, "--model", model_of(workload)]
+    ensure_venv("trl")
+    chosen = {name: quickest(name, settings) for name, settings in engines(model).items()}
+    sides: dict[str, tuple[Any, Row]] = {}
+    with ExitStack() as stack:
+        for dtype in DTYPES:
+            process = stack.enter_context(server(sys.executable, "bench.ours", *model, "--dtype", dtype))
+            sides[f"ours {dtype}"] = (process, {"do": "rollout"})
+            sides[f"bare products {dtype}"] = (process, {"do": "products"})
+        for name, setting in chosen.items():
+            sides[name] = (_start(stack, setting), {})
+        rows = interleave(sides, options.repeats or 5)
+    speed = {name: values(found, "tokens_per_second") for name, found in rows.items()}
+    ours = max((f"ours {d}" for d in DTYPES), key=lambda name: median(speed[name]))
+    also = []
+    for name in sides:
+        if name not in (ours, "generate"):
+            mine = f"ours {name.split()[-1]}" if name.startswith("bare") else ours
+            also.append(comparison(f"{mine} / {name}", speed[mine], speed[name], "tokens/s", more=True))
+    waste = {name: median(values(found, "padding_waste")) for name, found in rows.items() if "bare" not in name}
+    return line(
+        "rollout",
+        workload,
+        comparison(f"{ours} / transformers generate", speed[ours], speed["generate"], "tokens/s", more=True),
+        also,
+        padding_waste=waste,
+        mean_length={name: median(values(rows[name], "mean_length")) for name in waste},
+        settings={name: [str(option) for option in setting[1][4:]] for name, setting in chosen.items()},
+    )
