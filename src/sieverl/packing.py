@@ -16,6 +16,8 @@ from torch import Tensor
 from sieverl.algorithm import Algorithm
 from sieverl.types import Array, Credit, Responses
 
+WASTE = 0.2  # padding of one sample at which a micro-batch ends early
+
 
 @dataclass
 class Sample:
@@ -102,7 +104,8 @@ def pack(
 def micro_batches(samples: Sequence[Sample], budget: int) -> list[list[int]]:
     """Indices of `samples` in groups of at most `budget` tokens with their padding, longest first; pairs stay whole.
 
-    Sorting by length keeps padding small; a sample longer than the budget goes alone.
+    Sorting by length keeps padding small, and a group that is a quarter full ends early where the next sample would be
+    more than WASTE padding. A sample longer than the budget goes alone.
 
     >>> [len(group) for group in micro_batches([Sample([1] * 3, [1] * n, [], 1.0) for n in (1, 9, 2, 8)], 24)]
     [2, 2]
@@ -115,9 +118,10 @@ def micro_batches(samples: Sequence[Sample], budget: int) -> list[list[int]]:
     width = 0
     for unit in ordered:
         longest = max(len(samples[i]) for i in unit)
-        if groups and (len(groups[-1]) + len(unit)) * max(width, longest) <= budget:
+        size = len(groups[-1]) * width if groups else 0
+        fits = groups and size + len(unit) * width <= budget
+        if fits and (4 * size < budget or longest >= (1 - WASTE) * width):
             groups[-1] += unit
-            width = max(width, longest)
         else:
             groups.append(list(unit))
             width = longest

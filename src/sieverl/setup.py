@@ -47,6 +47,10 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
             f"{recipe.algorithm} compares the responses of a prompt, and rollout.samples = {recipe.rollout.samples} "
             "gives groups of one; use rollout.samples = 2 or more"
         )
+    if recipe.train.mask_truncated and algorithm.aggregate.unit == "pair":
+        raise UsageError(
+            f"train.mask_truncated would leave {recipe.algorithm} half pairs; raise rollout.max_tokens instead"
+        )
     return algorithm
 
 
