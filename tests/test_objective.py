@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,16 @@ from sieverl.objective import Clipped, ClippedWeight, Gae, PairLogistic, Penalty
 
 LENGTHS = [3, 1, 4, 2]
 F64 = torch.float64
+
+
+@contextlib.contextmanager
+def unchecked():
+    """As a user runs it: types and shapes are checked in tests only."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def tokens(seed=0, requires_grad=True, **changes) -> Tokens:
@@ -176,7 +188,7 @@ def test_penalty_over_sampled_and_over_kept_have_their_own_denominators():
 def test_k1_in_the_loss_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="zero expected gradient"):
         Penalty(obj.k1, 0.1)
-    with pytest.raises(ValueError, match="kept"):
+    with unchecked(), pytest.raises(ValueError, match="kept"):
         Penalty(obj.k2, 0.1, over="all")
 
 
@@ -268,7 +280,7 @@ def test_compositions_that_cannot_work_are_refused():
         Algorithm(spread=Gae())
     with pytest.raises(ValueError, match="sampled"):
         replace(get_algorithm("iterative_dpo"), penalties=(Penalty(obj.k2, 0.1, "sampled"),))
-    with pytest.raises(ValueError, match="denominator"):
+    with unchecked(), pytest.raises(ValueError, match="denominator"):
         Algorithm(over="some")
 
 
@@ -283,3 +295,10 @@ def test_axes_by_name():
         with_axes(get_algorithm("raft"), {"clip_low": 0.1})
     with pytest.raises(ValueError, match="one of"):
         with_axes(get_algorithm("raft"), {"shape": "sign"})
+
+
+def test_shapes_are_checked_under_pytest():
+    with pytest.raises(TypeError, match=r"logp_T|advantage_T"):
+        Tokens(torch.zeros(3), torch.zeros(3, dtype=torch.long), torch.zeros(2))
+    with pytest.raises(TypeError):
+        obj.whiten(torch.zeros(2, 2))

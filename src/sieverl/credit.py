@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from sieverl.shapes import BoolR, FloatR, IntR
 from sieverl.types import Array, Responses
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,12 +45,12 @@ def needs_of(function: object) -> frozenset[str]:
 class Groups:
     """Group sizes and moments of a value, spread back over the rows (all [R])."""
 
-    index: Array
-    size: Array
-    mean: Array
-    std: Array
-    maximum: Array
-    constant: Array
+    index: IntR
+    size: FloatR
+    mean: FloatR
+    std: FloatR
+    maximum: FloatR
+    constant: BoolR
 
 
 def groups(prompt_R: Array, value_R: Array) -> Groups:
@@ -75,7 +76,7 @@ def groups(prompt_R: Array, value_R: Array) -> Groups:
     return Groups(index, size[index], mean, std, high[index], constant)
 
 
-def share_correct(responses: Responses) -> Array:
+def share_correct(responses: Responses) -> FloatR:
     """Fraction of each row's group that is correct, [R]."""
     return groups(responses.prompt_R, responses.correct_R.astype(np.float64)).mean
 
@@ -83,12 +84,12 @@ def share_correct(responses: Responses) -> Array:
 # --- shape: the reward as the formula wants it ----------------------------------------------------
 
 
-def signed(responses: Responses) -> Array:
+def signed(responses: Responses) -> FloatR:
     """r in {-1, +1}: 2 correct - 1; the raw reward where it is graded (arXiv 2504.11343, section 2)."""
     return responses.reward_R.copy() if responses.graded else 2.0 * responses.correct_R - 1.0
 
 
-def zero_one(responses: Responses) -> Array:
+def zero_one(responses: Responses) -> FloatR:
     """r in {0, 1}, what the paper's release feeds in: a wrong answer then weighs nothing. For comparison only."""
     return responses.reward_R.copy() if responses.graded else 1.0 * responses.correct_R
 
@@ -102,7 +103,7 @@ class OverlongShaped:
 
     cache: float = 0.2
 
-    def __call__(self, responses: Responses) -> Array:
+    def __call__(self, responses: Responses) -> FloatR:
         cache = self.cache * responses.max_tokens
         return signed(responses) + np.clip((responses.max_tokens - cache - responses.length_R) / cache, -1.0, 0.0)
 
@@ -110,12 +111,12 @@ class OverlongShaped:
 # --- select: which responses are kept -------------------------------------------------------------
 
 
-def everything(responses: Responses) -> Array:
+def everything(responses: Responses) -> BoolR:
     """Keep every response."""
     return np.ones(len(responses), dtype=bool)
 
 
-def correct(responses: Responses) -> Array:
+def correct(responses: Responses) -> BoolR:
     """Keep correct responses; of graded rewards, those also at their group's maximum (RAFT, eq. 1 and 6)."""
     best_R: Array = groups(responses.prompt_R, responses.reward_R).maximum
     keep_R: Array = responses.correct_R & (responses.reward_R >= best_R - 1e-6)
@@ -123,26 +124,26 @@ def correct(responses: Responses) -> Array:
 
 
 @needs("group")
-def mixed_groups(responses: Responses) -> Array:
+def mixed_groups(responses: Responses) -> BoolR:
     """Keep prompts whose responses are neither all correct nor all wrong (Reinforce-Rej)."""
     share = share_correct(responses)
     return (share > 0) & (share < 1)
 
 
 @needs("group")
-def not_all_wrong(responses: Responses) -> Array:
+def not_all_wrong(responses: Responses) -> BoolR:
     """Drop prompts whose responses are all wrong."""
     return share_correct(responses) > 0
 
 
 @needs("group")
-def not_all_correct(responses: Responses) -> Array:
+def not_all_correct(responses: Responses) -> BoolR:
     """Drop prompts whose responses are all correct."""
     return share_correct(responses) < 1
 
 
 @needs("group", "pair")
-def best_and_worst(responses: Responses) -> Array:
+def best_and_worst(responses: Responses) -> BoolR:
     """Keep one pair a prompt: highest against lowest reward, ties broken by the seed; uniform groups are skipped."""
     return pair_sign(responses, responses.reward_R).astype(bool)
 
@@ -150,38 +151,38 @@ def best_and_worst(responses: Responses) -> Array:
 # --- advantage: what one response is worth --------------------------------------------------------
 
 
-def one(responses: Responses, shaped_R: Array) -> Array:
+def one(responses: Responses, shaped_R: FloatR) -> FloatR:
     """1 for every kept response: plain likelihood (RAFT)."""
     return np.ones(len(responses))
 
 
-def reward(responses: Responses, shaped_R: Array) -> Array:
+def reward(responses: Responses, shaped_R: FloatR) -> FloatR:
     """The shaped reward itself: Reinforce without a baseline (eq. 5)."""
     return shaped_R.astype(np.float64)
 
 
 @needs("group")
-def group_centred(responses: Responses, shaped_R: Array) -> Array:
+def group_centred(responses: Responses, shaped_R: FloatR) -> FloatR:
     """r - mean(r) within the prompt (Dr. GRPO, arXiv 2503.20783)."""
     return shaped_R - groups(responses.prompt_R, shaped_R).mean
 
 
 @needs("group")
-def group_zscore(responses: Responses, shaped_R: Array) -> Array:
+def group_zscore(responses: Responses, shaped_R: FloatR) -> FloatR:
     """(r - mean(r)) / (std(r) + 1e-6) within the prompt, n-1 std (GRPO, arXiv 2402.03300)."""
     group = groups(responses.prompt_R, shaped_R)
     return (shaped_R - group.mean) / (group.std + STD_EPS)
 
 
 @needs("group")
-def over_group_std(responses: Responses, shaped_R: Array) -> Array:
+def over_group_std(responses: Responses, shaped_R: FloatR) -> FloatR:
     """r / (std(r) + 1e-6) within the prompt: the paper's 'Reinforce-Rej + std' ablation."""
     group = groups(responses.prompt_R, shaped_R)
     return np.where(group.constant, 0.0, shaped_R / (group.std + STD_EPS))
 
 
 @needs("group")
-def leave_one_out(responses: Responses, shaped_R: Array) -> Array:
+def leave_one_out(responses: Responses, shaped_R: FloatR) -> FloatR:
     """r - mean of the others = (r - mean) n / (n - 1) (RLOO, arXiv 2402.14740)."""
     group = groups(responses.prompt_R, shaped_R)
     advantage_R: Array = (shaped_R - group.mean) * group.size / np.maximum(group.size - 1, 1)
@@ -189,7 +190,7 @@ def leave_one_out(responses: Responses, shaped_R: Array) -> Array:
 
 
 @needs("greedy")
-def minus_greedy(responses: Responses, shaped_R: Array) -> Array:
+def minus_greedy(responses: Responses, shaped_R: FloatR) -> FloatR:
     """r - r(greedy response of the same prompt) (ReMax, arXiv 2310.10505)."""
     assert responses.greedy_R is not None
     greedy = responses.greedy_R if responses.graded else 2.0 * (responses.greedy_R >= 1 - 1e-6) - 1.0
@@ -197,14 +198,14 @@ def minus_greedy(responses: Responses, shaped_R: Array) -> Array:
     return advantage_R
 
 
-def batch_zscore(responses: Responses, shaped_R: Array) -> Array:
+def batch_zscore(responses: Responses, shaped_R: FloatR) -> FloatR:
     """(r - mean) / (std + 1e-6) over all sampled responses of all ranks (REINFORCE++, arXiv 2501.03262)."""
     batch = groups(np.zeros(len(responses), dtype=np.int64), shaped_R)
     return (shaped_R - batch.mean) / (batch.std + STD_EPS)
 
 
 @needs("group", "pair")
-def pair_sign(responses: Responses, shaped_R: Array) -> Array:
+def pair_sign(responses: Responses, shaped_R: FloatR) -> FloatR:
     """+1 for the best response of each prompt, -1 for the worst, 0 for the rest and for uniform groups (DPO)."""
     group = groups(responses.prompt_R, responses.reward_R)
     tie = np.random.default_rng(responses.seed).random(len(responses))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sieverl.credit import needs
+from sieverl.shapes import BoolT, FloatT, FloatTorP, IntS, IntT, Scalar
 
 
 @dataclass(frozen=True)
@@ -34,27 +35,27 @@ class Tokens:
     are here) and `pairs` the number of pairs; `sampled_lengths` likewise for penalties over all sampled responses.
     """
 
-    logp_T: Tensor
-    response_T: Tensor
-    advantage_T: Tensor
-    old_T: Tensor | None = None
-    ref_T: Tensor | None = None
-    value_T: Tensor | None = None
-    entropy_T: Tensor | None = None
-    weight_T: Tensor | None = None
-    kept_T: Tensor | None = None
-    pair_S: Tensor | None = None
+    logp_T: FloatT
+    response_T: IntT
+    advantage_T: FloatT
+    old_T: FloatT | None = None
+    ref_T: FloatT | None = None
+    value_T: FloatT | None = None
+    entropy_T: FloatT | None = None
+    weight_T: FloatT | None = None
+    kept_T: FloatT | None = None
+    pair_S: IntS | None = None
     lengths: Sequence[int] | None = None
     sampled_lengths: Sequence[int] | None = None
     pairs: int | None = None
     max_tokens: int = 1
 
-    def length_S(self) -> Tensor:
+    def length_S(self) -> IntS:
         """Tokens in each sequence, [S]."""
         size = int(self.response_T[-1]) + 1 if len(self.response_T) else 0
         return torch.bincount(self.response_T, minlength=size)
 
-    def log_ratio_T(self) -> Tensor:
+    def log_ratio_T(self) -> FloatT:
         """log(pi / pi_old) of each token, [T]."""
         return self.logp_T - (self.logp_T.detach() if self.old_T is None else self.old_T)
 
@@ -62,12 +63,12 @@ class Tokens:
 # --- ratio ----------------------------------------------------------------------------------------
 
 
-def per_token(tokens: Tokens) -> Tensor:
+def per_token(tokens: Tokens) -> FloatT:
     """s_t = pi(a_t) / pi_old(a_t), [T]."""
     return tokens.log_ratio_T().exp()
 
 
-def per_sequence(tokens: Tokens) -> Tensor:
+def per_sequence(tokens: Tokens) -> FloatT:
     """s = exp(mean_t log ratio) of the sequence, the same for each of its tokens, [T] (GSPO, arXiv 2507.18071)."""
     length_S = tokens.length_S()
     log_ratio_T = tokens.log_ratio_T()
@@ -79,7 +80,7 @@ def per_sequence(tokens: Tokens) -> Tensor:
 # --- objective ------------------------------------------------------------------------------------
 
 
-def log_prob(tokens: Tokens, ratio_T: Tensor) -> Tensor:
+def log_prob(tokens: Tokens, ratio_T: FloatT) -> FloatT:
     """-A log pi: the plain policy gradient, no ratio, [T] (RAFT, eq. 1)."""
     return -tokens.advantage_T * tokens.logp_T
 
@@ -97,7 +98,7 @@ class Clipped:
     dual: float | None = None
     needs = frozenset({"ratio"})
 
-    def __call__(self, tokens: Tokens, ratio_T: Tensor) -> Tensor:
+    def __call__(self, tokens: Tokens, ratio_T: FloatT) -> FloatT:
         advantage_T = tokens.advantage_T
         clipped_T = ratio_T.clamp(1 - self.low, 1 + self.high)
         gain_T = torch.minimum(ratio_T * advantage_T, clipped_T * advantage_T)
@@ -105,7 +106,7 @@ class Clipped:
             gain_T = torch.where(advantage_T < 0, torch.maximum(gain_T, self.dual * advantage_T), gain_T)
         return -gain_T
 
-    def outside(self, tokens: Tokens, ratio_T: Tensor) -> Tensor:
+    def outside(self, tokens: Tokens, ratio_T: FloatT) -> BoolT:
         """Where the clip takes the gradient away, bool [T]."""
         up = (tokens.advantage_T > 0) & (ratio_T > 1 + self.high)
         return up | ((tokens.advantage_T < 0) & (ratio_T < 1 - self.low))
@@ -121,10 +122,10 @@ class ClippedWeight:
     high: float = 4.0
     needs = frozenset({"ratio"})
 
-    def __call__(self, tokens: Tokens, ratio_T: Tensor) -> Tensor:
+    def __call__(self, tokens: Tokens, ratio_T: FloatT) -> FloatT:
         return -ratio_T.detach().clamp(max=1 + self.high) * tokens.advantage_T * tokens.logp_T
 
-    def outside(self, tokens: Tokens, ratio_T: Tensor) -> Tensor:
+    def outside(self, tokens: Tokens, ratio_T: FloatT) -> BoolT:
         """Where the weight is clipped (the gradient stays), bool [T]."""
         return ratio_T > 1 + self.high
 
@@ -139,7 +140,7 @@ class PairLogistic:
     beta: float = 0.1
     needs = frozenset({"ref", "pair", "ratio"})
 
-    def __call__(self, tokens: Tokens, ratio_T: Tensor) -> Tensor:
+    def __call__(self, tokens: Tokens, ratio_T: FloatT) -> FloatTorP:
         assert tokens.ref_T is not None
         assert tokens.pair_S is not None
         _, pair_S = torch.unique(tokens.pair_S, return_inverse=True)
@@ -154,7 +155,7 @@ class PairLogistic:
 
 
 @needs("ref")
-def k2(tokens: Tokens) -> Tensor:
+def k2(tokens: Tokens) -> FloatT:
     """(log pi - log ref)^2 / 2, [T]; on-policy its gradient is that of the reverse KL (arXiv 2510.01555)."""
     assert tokens.ref_T is not None
     return 0.5 * (tokens.logp_T - tokens.ref_T) ** 2
@@ -167,7 +168,7 @@ class K3:
     limit: float | None = None
     needs = frozenset({"ref"})
 
-    def __call__(self, tokens: Tokens) -> Tensor:
+    def __call__(self, tokens: Tokens) -> FloatT:
         assert tokens.ref_T is not None
         log_ratio_T = tokens.ref_T - tokens.logp_T
         k3_T = log_ratio_T.exp() - log_ratio_T - 1
@@ -178,14 +179,14 @@ k3 = K3()
 
 
 @needs("ref")
-def k1(tokens: Tokens) -> Tensor:
+def k1(tokens: Tokens) -> FloatT:
     """log pi - log ref, [T]: for the reward only; in the loss its expected gradient is zero on-policy."""
     assert tokens.ref_T is not None
     return tokens.logp_T - tokens.ref_T
 
 
 @needs("entropy")
-def negative_entropy(tokens: Tokens) -> Tensor:
+def negative_entropy(tokens: Tokens) -> FloatT:
     """Minus the entropy of the distribution at each token, [T]: an entropy bonus is a penalty on this."""
     assert tokens.entropy_T is not None
     return -tokens.entropy_T
@@ -215,12 +216,12 @@ class Penalty:
 # --- spread ---------------------------------------------------------------------------------------
 
 
-def to_tokens(tokens: Tokens) -> Tensor:
+def to_tokens(tokens: Tokens) -> FloatT:
     """Every token gets its response's advantage, [T]."""
     return tokens.advantage_T
 
 
-def _backward_sum(tokens: Tokens, value_T: Tensor, decay: float) -> Tensor:
+def _backward_sum(tokens: Tokens, value_T: FloatT, decay: float) -> FloatT:
     """x_t + decay * x_{t+1} + ... within each sequence, [T]."""
     length_S = tokens.length_S()
     width = int(length_S.max()) if len(length_S) else 0
@@ -233,7 +234,7 @@ def _backward_sum(tokens: Tokens, value_T: Tensor, decay: float) -> Tensor:
     return grid[tokens.response_T, column_T]
 
 
-def _is_last_T(tokens: Tokens) -> Tensor:
+def _is_last_T(tokens: Tokens) -> BoolT:
     last_T = torch.ones_like(tokens.response_T, dtype=torch.bool)
     last_T[:-1] = tokens.response_T[1:] != tokens.response_T[:-1]
     return last_T
@@ -254,7 +255,7 @@ class Gae:
     def needs(self) -> frozenset[str]:
         return frozenset({"value", "old", "ref"} if self.kl else {"value"})
 
-    def __call__(self, tokens: Tokens) -> Tensor:
+    def __call__(self, tokens: Tokens) -> FloatT:
         assert tokens.value_T is not None
         last_T = _is_last_T(tokens)
         next_T = torch.where(last_T, torch.zeros_like(tokens.value_T), tokens.value_T.roll(-1))
@@ -273,13 +274,13 @@ class KlInReward:
     kl: float = 0.001
     needs = frozenset({"old", "ref"})
 
-    def __call__(self, tokens: Tokens) -> Tensor:
+    def __call__(self, tokens: Tokens) -> FloatT:
         assert tokens.old_T is not None
         assert tokens.ref_T is not None
         return tokens.advantage_T - self.kl * _backward_sum(tokens, tokens.old_T - tokens.ref_T, 1.0)
 
 
-def whiten(value_T: Tensor, reduce: Callable[[Tensor], Tensor] = lambda moments: moments) -> Tensor:
+def whiten(value_T: FloatT, reduce: Callable[[Tensor], Tensor] = lambda moments: moments) -> FloatT:
     """(x - mean) / (std + 1e-8), n-1 std, over all tokens of all ranks; `reduce` sums a small tensor over the ranks."""
     first = reduce(torch.stack([value_T.sum(), value_T.new_tensor(float(len(value_T)))]))
     mean = first[0] / first[1].clamp(min=1)
@@ -304,11 +305,11 @@ class Aggregate:
     unit: Literal["response", "pair"] = "response"
 
 
-def _sum(tokens: Tokens, loss: Tensor) -> Tensor:
+def _sum(tokens: Tokens, loss: FloatTorP) -> Scalar:
     return loss.sum()
 
 
-def _sum_of_means(tokens: Tokens, loss_T: Tensor) -> Tensor:
+def _sum_of_means(tokens: Tokens, loss_T: FloatT) -> Scalar:
     return (loss_T / tokens.length_S()[tokens.response_T]).sum()
 
 
@@ -321,7 +322,7 @@ pair_mean = Aggregate("pair_mean", _sum, lambda lengths, pairs, longest: float(p
 # --- critic ---------------------------------------------------------------------------------------
 
 
-def value_loss(value_T: Tensor, old_value_T: Tensor, return_T: Tensor, clip: float | None) -> Tensor:
+def value_loss(value_T: FloatT, old_value_T: FloatT, return_T: FloatT, clip: float | None) -> FloatT:
     """max((v - R)^2, (clip(v, v_old +- clip) - R)^2) / 2, [T] (PPO's clipped value loss)."""
     loss_T = (value_T - return_T) ** 2
     if clip is not None:
