@@ -5,6 +5,9 @@ BIN := .venv/bin
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
 
+# what is learnt: every line of it is run by its tests
+PURE := src/sieverl/algorithm.py,src/sieverl/credit.py,src/sieverl/objective.py,src/sieverl/axes.py
+
 .PHONY: setup demo test test-slow lint bench clean
 
 setup: .venv/.done
@@ -31,6 +34,8 @@ lint: setup
 test: lint
 	@$(BIN)/python -m pytest -m "not slow and not vllm and not ray and not browser and not gpu"
 	@$(BIN)/python -m pytest --doctest-modules src/sieverl
+	@$(BIN)/coverage run -m pytest -q --durations=0 tests/test_credit.py tests/test_objective.py tests/test_house.py
+	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100
 
 test-slow: setup
 	@$(BIN)/python -m pytest -m "slow"

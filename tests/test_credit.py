@@ -44,6 +44,10 @@ def test_remax_subtracts_the_greedy_reward_of_each_prompt():
     np.testing.assert_array_equal(credit.keep, [[False, True], [True, False]])
     with pytest.raises(ValueError, match="greedy="):
         sieverl.get_algorithm("remax").credit([[1, 0]])
+    with pytest.raises(ValueError, match="one a prompt"):
+        sieverl.get_algorithm("remax").credit([[1, 0], [1, 0]], greedy=[1, 0, 1])
+    by_row = sieverl.get_algorithm("remax").credit([[1, 0], [1, 0]], greedy=[1, 1, 0, 0])
+    np.testing.assert_array_equal(by_row.advantage, credit.advantage)
 
 
 def test_dpo_keeps_one_pair_a_prompt_and_breaks_ties_by_the_seed():

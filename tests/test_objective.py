@@ -207,6 +207,7 @@ def test_gae_equals_plain_recursion_and_lambda_one_is_reward_minus_value():
             expected += out
         assert Gae(gamma, lam)(t).tolist() == pytest.approx(expected)
     torch.testing.assert_close(Gae(1.0, 1.0)(t), t.advantage_T - t.value_T)
+    assert obj.to_tokens(t) is t.advantage_T
 
 
 def test_kl_in_the_reward():
@@ -295,6 +296,8 @@ def test_axes_by_name():
         with_axes(get_algorithm("raft"), {"clip_low": 0.1})
     with pytest.raises(ValueError, match="one of"):
         with_axes(get_algorithm("raft"), {"shape": "sign"})
+    k3 = with_axes(get_algorithm("grpo"), {"kl": "k3", "kl_coefficient": 0.1, "kl_limit": 10.0}).penalties
+    assert k3 == (Penalty(obj.K3(10.0), 0.1),)
 
 
 def test_shapes_are_checked_under_pytest():
