@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-install_import_hook(["sieverl.algorithm", "sieverl.credit", "sieverl.objective"], "beartype.beartype")
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, too
+install_import_hook(["sieverl.algorithm", "sieverl.credit", "sieverl.objective"], "conftest.checked")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
