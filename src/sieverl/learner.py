@@ -112,9 +112,9 @@ class Learner:
         """Per-token advantages (and value targets) of the whole batch, once, before the first step."""
         if self.algorithm.spread is to_tokens:
             return
-        advantage_T = torch.zeros(0, dtype=self._dtype, device=self.policy.device)
+        advantage_T = torch.zeros(sum(len(s.response) for s in samples), dtype=self._dtype, device=self.policy.device)
         if samples:
-            tokens = self._tokens(samples, advantage_T, None)
+            tokens = self._tokens(samples, advantage_T, None)  # no policy yet: spreads look at old log-probs only
             advantage_T = self.algorithm.spread(tokens)
             if self.critic is not None:
                 assert tokens.value_T is not None
