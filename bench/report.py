@@ -106,6 +106,8 @@ def draw(rows: list[Row], path: Path = CHART) -> None:
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.margins(x=0.15)
     axes.set_xlabel("ratio to the peer (learner: share of the speed of bare matrix products; memory: 1 is no growth)")
     axes.spines[["top", "right"]].set_visible(False)
