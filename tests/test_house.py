@@ -14,7 +14,7 @@ from sieverl import errors
 
 # Rooms from the ground up: a module imports from its own floor or below, never from above.
 FLOORS = [
-    ["errors", "types", "files", "shapes"],
+    ["errors", "types", "files", "shapes", "userfile"],
     ["credit", "objective", "algorithm", "algorithms", "axes", "recipe", "distributed", "data", "verify", "metrics"],
     ["attention", "model", "packing", "critic", "rollout"],
     ["learner", "gather", "evaluate", "benchmark", "checkpoint"],

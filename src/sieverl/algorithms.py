@@ -10,7 +10,6 @@ array([[False, False],
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from sieverl.credit import (
 )
 from sieverl.errors import UsageError, nearest
 from sieverl.objective import Clipped, ClippedWeight, Gae, PairLogistic
+from sieverl.userfile import load_file
 
 MINIMALIST = "arXiv 2504.11343"
 
@@ -149,12 +149,8 @@ def get_algorithm(name: str) -> Algorithm:
         )
     if not Path(path).is_file():
         raise UsageError(f"{path} is not a file; an algorithm of your own is my_file.py:my_algorithm")
-    spec = importlib.util.spec_from_file_location("sieverl_user_algorithm", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = load_file(path)
     except Exception as error:  # whatever the user's file raises, the user is told where
         raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     value = getattr(module, attribute, None)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from sieverl.errors import DataError, UsageError, nearest
 from sieverl.types import Row, Verdict
+from sieverl.userfile import load_file
 from sieverl.verify import extract
 from sieverl.verify.check import NO_ANSWER, Check, as_verdict
 
@@ -42,19 +41,6 @@ def load_function(path: str) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(found):
         raise UsageError(f"The verifier {path} is asynchronous; give a plain function.")
     return found
-
-
-def load_file(source: str) -> Any:
-    """The module of a Python file; files beside it can be imported from it."""
-    file = Path(source).expanduser().resolve()
-    sys.path.append(str(file.parent))
-    found = importlib.util.spec_from_file_location(f"sieverl_user_{file.stem}", file)
-    if found is None or found.loader is None:
-        raise FileNotFoundError(file)
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module
 
 
 def load_module(source: str) -> Any:
@@ -153,7 +139,7 @@ def scorer(name: str) -> Callable[..., float]:
 
     try:
         return gym.get_score_answer_fn(name)
-    except Exception as error:
+    except ValueError as error:  # not registered
         known = sorted(gym.factory.DATASETS)
         raise UsageError(
             f"reasoning-gym has no task {name!r} ({len(known)} are known).{nearest(name, known)}"
