@@ -16,7 +16,7 @@ from sieverl import errors
 FLOORS = [
     ["errors", "types", "files", "shapes", "userfile"],
     ["credit", "objective", "algorithm", "algorithms", "axes", "recipe", "distributed", "data", "verify", "metrics"],
-    ["attention", "model", "packing", "critic", "rollout"],
+    ["attention", "norm", "model", "packing", "critic", "rollout"],
     ["learner", "gather", "evaluate", "benchmark", "checkpoint"],
     ["loop"],
     ["setup", "console", "plot", "listing"],

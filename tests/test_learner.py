@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from dataclasses import replace
@@ -180,14 +181,24 @@ def test_several_steps_use_the_policy_before_the_first(random_model):
     assert metrics["policy/kl_old"] != 0, "after the first step the policy is no longer the old one"
 
 
+def packed_tokens(samples) -> int:
+    prompts = {tuple(s.prompt) for s in samples}
+    return sum(map(len, prompts)) + sum(len(s.response) - 1 for s in samples)
+
+
 def test_sizes_of_micro_batches():
-    samples = [Sample([1] * 4, [1] * n, [], 0.0, pair=i // 2) for i, n in enumerate([1, 30, 2, 3, 9, 8])]
-    for budget in (10, 40, 80, 1000):
+    lengths = [1, 30, 2, 3, 9, 8]
+    paired = [Sample([1] * 4, [1] * n, [], 0.0, pair=i // 2) for i, n in enumerate(lengths)]
+    single = [Sample([i % 2] * 4, [1] * n, [], 0.0) for i, n in enumerate(lengths)]
+    for samples, budget in itertools.product((paired, single), (10, 20, 40, 80, 1000)):
         groups = micro_batches(samples, budget)
         assert sorted(i for g in groups for i in g) == list(range(6))
         for group in groups:
-            assert {i ^ 1 for i in group} == set(group), "pairs stay whole"
-            assert len(group) == 2 or len(group) * max(len(samples[i]) for i in group) <= budget
+            alone = 2 if samples is paired else 1
+            assert len(group) == alone or packed_tokens([samples[i] for i in group]) <= budget
+            assert samples is single or {i ^ 1 for i in group} == set(group), "pairs stay whole"
+    assert len(micro_batches(paired, 1000)) == 1
+    assert micro_batches(single, 42) == [[0, 2, 4], [1, 3, 5]], "the responses of a prompt stay together where they fit"
 
 
 def test_learning_rates():

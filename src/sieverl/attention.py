@@ -1,11 +1,13 @@
-"""Attention for decoding: one new token a row, the heads of a group together, so that keys and values are never copied.
+"""Attention over what is there: one new token a row when decoding, rows of their own length when learning.
 
-Registered with transformers as `sieverl`; anything but plain decoding goes to its own scaled-dot-product attention.
-Legend: B rows, H heads, K key/value heads, G = H / K heads a group, L columns in use, D head size.
+Registered with transformers as `sieverl`; anything else goes to its own scaled-dot-product attention. Packed tokens
+hold a prompt once for all of its responses; `Rows` says which tokens each response attends to. Legend: B rows, H heads,
+K key/value heads, G = H / K heads a group, L columns, D head size, P packed tokens, N places of all rows (padding too).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,9 +18,22 @@ from transformers.masking_utils import sdpa_mask
 
 NAME = "sieverl"
 PLAIN = {"sliding_window", "position_ids", "use_cache", "output_attentions", "is_causal"}  # the mask says the rest
+SHORT = 1024  # columns up to which bfloat16 keeps a whole square of attention weights on a CPU
 
 
-def decoding_attention(
+@dataclass(frozen=True)
+class Rows:
+    """Rows that attend to themselves, in blocks of about one length: `shapes` of B and L, one block after the other.
+
+    `index_N` is the packed token at each place, `place_P` a place of each packed token.
+    """
+
+    index_N: Tensor
+    place_P: Tensor
+    shapes: list[tuple[int, int]]
+
+
+def attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
@@ -26,32 +41,105 @@ def decoding_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    rows: Rows | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """Attention of `query` [B, H, Q, D] over `key`, `value` [B, K, L, D], as [B, Q, H, D]."""
-    special = any(v is not None for k, v in more.items() if k not in PLAIN)
-    if query.shape[2] != 1 or torch.is_grad_enabled() or special or query.device.type != "cpu":
-        out: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
-        )
-        return out
-    rows, heads, _, size = query.shape
-    query_BKGD = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
-    query_BKGD = query_BKGD * (size**-0.5 if scaling is None else scaling)
-    score_BKGL = query_BKGD @ key.transpose(2, 3)
-    score_BKGL = score_BKGL if score_BKGL.dtype == torch.float64 else score_BKGL.float()
-    if attention_mask is not None:
-        mask = attention_mask[:, :, :, : key.shape[2]]
-        score_BKGL = score_BKGL.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else score_BKGL + mask
-    weight_BKGL = score_BKGL.softmax(-1).to(value.dtype)
-    return (weight_BKGL @ value).reshape(rows, 1, heads, size), None
+    special = [k for k, v in more.items() if v is not None and k not in PLAIN]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if rows is not None:
+        if special:
+            raise NotImplementedError(f"packed attention with {special}")
+        return packed(query, key, value, rows, scale, more.get("sliding_window")), None
+    if query.shape[2] == 1 and not torch.is_grad_enabled() and not special and query.device.type == "cpu":
+        return decoding(query, key, value, attention_mask, scale), None
+    out: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
+    )
+    return out
 
 
-AttentionInterface.register(NAME, decoding_attention)
+AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
-def use(model: Any) -> None:
-    """Make `model` decode with this attention where it would use scaled-dot-product attention."""
+def use(model: Any) -> bool:
+    """Make `model` use this attention where it would use scaled-dot-product attention; whether it does."""
     if getattr(model.config, "_attn_implementation", None) == "sdpa":
         model.set_attn_implementation(NAME)
+    return getattr(model.config, "_attn_implementation", None) == NAME
+
+
+def decoding(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """The heads of a group together, so that keys and values are never copied (R = B K rows of both)."""
+    rows, heads, _, size = query.shape
+    query_RGD, key_RLD, value_RLD = (query * scale).reshape(rows * key.shape[1], -1, size), _flat(key), _flat(value)
+    if query.dtype == torch.bfloat16:  # the other way round it would copy the keys
+        score_RGL = torch.bmm(key_RLD, query_RGD.transpose(1, 2)).transpose(1, 2)
+    else:
+        score_RGL = torch.bmm(query_RGD, key_RLD.transpose(1, 2))
+    score_BHL = score_RGL.reshape(rows, heads, -1)
+    if mask is not None:
+        mask = mask[:, 0, :, : key.shape[2]]
+        score_BHL = score_BHL.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else score_BHL + mask
+    weight_RGL = score_BHL.softmax(-1).view(query_RGD.shape[0], -1, key.shape[2])
+    return torch.bmm(weight_RGL, value_RLD).view(rows, 1, heads, size)
+
+
+def packed(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scale: float, window: int | None) -> Tensor:
+    """Causal attention of packed tokens, [1, H or K, P, D], row by row: [1, P, H, D]."""
+    sizes = [b * n for b, n in rows.shapes]
+    blocks = (x[0].transpose(0, 1).index_select(0, rows.index_N).split(sizes) for x in (query, key, value))
+    out = []
+    for shape, *parts in zip(rows.shapes, *blocks, strict=True):
+        query_BHLD, key_BKLD, value_BKLD = (x.view(*shape, *x.shape[1:]).transpose(1, 2) for x in parts)
+        out_BHLD = causal(query_BHLD, key_BKLD, value_BKLD, scale, window)
+        out.append(out_BHLD.transpose(1, 2).reshape(parts[0].shape))
+    return torch.cat(out).index_select(0, rows.place_P)[None]
+
+
+def causal(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
+    """Causal attention, [B, H, L, D], within a `window` of columns where one is given."""
+    columns = query.shape[2]
+    near = None
+    if window is not None and columns > window:
+        distance = torch.arange(columns, device=query.device)
+        distance = distance[:, None] - distance
+        near = (distance >= 0) & (distance < window)
+    if near is None and query.dtype == torch.bfloat16 and query.device.type == "cpu" and columns <= SHORT:
+        return Square.apply(query * scale, key, value)  # 2 to 4 times faster than the fused kernel there
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, near, is_causal=near is None, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+    )
+
+
+class Square(torch.autograd.Function):
+    """Causal attention that keeps its weights, [B, K, G L, L], for the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        batch, heads, columns, size = query.shape
+        query, key, value = query.reshape(-1, heads // key.shape[1] * columns, size), *map(_flat, (key, value))
+        weight = torch.bmm(query, key.transpose(1, 2))
+        future = torch.full((columns, columns), -torch.inf, dtype=query.dtype).triu_(1)
+        weight.view(-1, columns, columns).add_(future)
+        weight = weight.softmax(-1)
+        ctx.save_for_backward(query, key, value, weight)
+        return torch.bmm(weight, value).view(batch, heads, columns, size)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, weight = ctx.saved_tensors
+        shape = grad.shape
+        grad = grad.reshape(query.shape)
+        grad_value = torch.bmm(weight.transpose(1, 2), grad)
+        grad_weight = torch.bmm(grad, value.transpose(1, 2))
+        grad_score = torch.ops.aten._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
+        grad_query = torch.bmm(grad_score, key)
+        grad_key = torch.bmm(grad_score.transpose(1, 2), query)
+        narrow = (shape[0], -1, *shape[2:])
+        return grad_query.view(shape), grad_key.view(narrow), grad_value.view(narrow)
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(-1, *x.shape[2:])

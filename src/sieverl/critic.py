@@ -37,11 +37,9 @@ class ValueModel:
     def values(self, samples: Sequence[Sample], policy: Policy) -> Tensor:
         """Values of the states before each response token, [T]; 0 everywhere before training."""
         body = self.body or policy
-        where = layout(samples, body.pad, body.device)
-        with body.autocast(), torch.set_grad_enabled(self.body is not None and torch.is_grad_enabled()):
-            hidden_BLD = body.hidden(where.ids_BL)
-        hidden_TD = hidden_BLD[where.row_T, where.column_T].to(self.head.weight.dtype)
-        value_T: Tensor = self.head(hidden_TD)[:, 0]
+        with torch.set_grad_enabled(self.body is not None and torch.is_grad_enabled()):
+            hidden_TD = body.hidden_at(layout(samples, body.device))
+        value_T: Tensor = self.head(hidden_TD.to(self.head.weight.dtype))[:, 0]
         return value_T
 
     @torch.no_grad()

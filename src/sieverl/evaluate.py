@@ -123,11 +123,8 @@ def exact_kl(policy: Policy, reference: Policy, samples: Sequence[Sample], budge
     """KL(policy || reference), exact over the vocabulary at each response token, mean over tokens of all ranks."""
     total = tokens = 0.0
     for group in micro_batches(samples, budget):
-        where = layout([samples[i] for i in group], policy.pad, policy.device)
-        hidden = []
-        for p in (policy, reference):
-            with p.autocast():
-                hidden.append(p.hidden(where.ids_BL)[where.row_T, where.column_T])
+        where = layout([samples[i] for i in group], policy.device)
+        hidden = [p.hidden_at(where) for p in (policy, reference)]
         for rows in chunks(len(where.target_T), policy.head.weight.shape[0]):
             logp_TV, logq_TV = (_logp(p, h[rows]) for p, h in zip((policy, reference), hidden, strict=True))
             total += float((logp_TV.exp() * (logp_TV - logq_TV)).sum())
@@ -137,6 +134,6 @@ def exact_kl(policy: Policy, reference: Policy, samples: Sequence[Sample], budge
 
 
 def _logp(policy: Policy, hidden_TD: Tensor) -> Tensor:
-    with policy.autocast():
+    with policy.computing():
         logits_TV = policy.logits(hidden_TD)
     return (logits_TV if policy.float64 else logits_TV.float()).log_softmax(-1)

@@ -1,6 +1,6 @@
 """The update: kept responses only, micro-batches under a token budget, sums inside and one division outside.
 
-Legend: B rows and L columns of a micro-batch (right-padded), T its response tokens, S its samples.
+Legend: T response tokens of a micro-batch, S its samples.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Learner:
         self.optimizer = make_optimizer(list(policy.parameters.values()), settings)
         self.updates = 0  # optimiser steps, those skipped for want of kept responses included
         self.nonfinite = 0
-        self.tokens_seen = 0  # tokens through forward and backward, padding included: counted work
+        self.tokens_seen = 0  # tokens through the layers: counted work
         self.forwards = 0
 
     # --- score: what must be known before the first step ------------------------------------------------
@@ -94,7 +94,7 @@ class Learner:
         out: list[Tensor] = [torch.empty(0)] * len(samples)
         for group in micro_batches(samples, self.settings.micro_batch_tokens):
             chosen = [samples[i] for i in group]
-            logp_T, _ = self._forward(policy, layout(chosen, policy.pad, policy.device), entropy=False)
+            logp_T, _ = self._forward(policy, layout(chosen, policy.device), entropy=False)
             for i, part in zip(group, torch.split(logp_T, [len(s.response) for s in chosen]), strict=True):
                 out[i] = part
         return out
@@ -177,7 +177,7 @@ class Learner:
         first = sums["gap_tokens"] == 0 and self.settings.old != "engine"
         for group in micro_batches(batch.samples, self.settings.micro_batch_tokens):
             samples = [batch.samples[i] for i in group]
-            where = layout(samples, self.policy.pad, self.policy.device)
+            where = layout(samples, self.policy.device)
             logp_T, entropy_T = self._forward(self.policy, where, entropy="entropy" in self.algorithm.needs)
             tokens = self._tokens(samples, logp_T, entropy_T, batch)
             total, count = self.algorithm.loss(tokens)
@@ -228,12 +228,9 @@ class Learner:
 
     def _forward(self, policy: Policy, where: Layout, entropy: bool) -> tuple[Tensor, Tensor | None]:
         """Log-probs (and entropies) of the response tokens of one micro-batch, [T]."""
-        self.tokens_seen += where.ids_BL.numel()
+        self.tokens_seen += len(where.ids_P)
         self.forwards += 1
-        with policy.autocast():
-            hidden_BLD = policy.hidden(where.ids_BL)
-        hidden_TD = hidden_BLD[where.row_T, where.column_T]
-        logp_T, entropy_T = policy.logp(hidden_TD, where.target_T, self.temperature, entropy)
+        logp_T, entropy_T = policy.logp(policy.hidden_at(where), where.target_T, self.temperature, entropy)
         return logp_T, entropy_T if entropy else None
 
     def _tokens(

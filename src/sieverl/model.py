@@ -9,14 +9,16 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sieverl import attention
+from sieverl import attention, norm
 from sieverl.errors import DataError
+from sieverl.packing import Layout, Sample, layout
 
 CHUNK_BYTES = 32 << 20  # float32 logits held at a time
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
@@ -33,7 +35,8 @@ class Policy:
 
     def __post_init__(self) -> None:
         self.causal = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        attention.use(self.causal)
+        self.rows = attention.use(self.causal)
+        norm.use(self.causal)
         self.decoder = self.causal.base_model
         self.head = self.causal.get_output_embeddings()
         config = self.causal.config
@@ -49,17 +52,31 @@ class Policy:
         """What is trained, by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Compute in the recipe's dtype; nothing where that is the parameters' own."""
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute in the recipe's dtype: meanwhile the modules hold copies in it, through which gradients flow."""
+        slots = []
         if self.compute == torch.bfloat16:
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return contextlib.nullcontext()
+            copies: dict[int, Tensor] = {}
+            for module in self.causal.modules():
+                for name, p in module._parameters.items():
+                    if p is not None:
+                        slots.append((module._parameters, name, p))
+            for parameters, name, p in slots:
+                if id(p) not in copies:
+                    copies[id(p)] = p.to(self.compute)
+                parameters[name] = copies[id(p)]
+        try:
+            yield
+        finally:
+            for parameters, name, p in slots:
+                parameters[name] = p
 
     def hidden(
         self, ids_BL: Tensor, positions_BL: Tensor | None = None, mask_BL: Tensor | None = None, cache: Any = None
     ) -> Tensor:
         """Last hidden states, [B, L, D]. Without a mask attention is plainly causal: right padding is harmless."""
-        with contextlib.nullcontext() if self.adapters else self.model.disable_adapter():
+        with self._adapted():
             out = self.decoder(
                 input_ids=ids_BL,
                 attention_mask=mask_BL,
@@ -69,6 +86,51 @@ class Policy:
             )
         return out.last_hidden_state
 
+    def hidden_at(self, where: Layout) -> Tensor:
+        """The hidden states that predict each response token of a micro-batch, [T, D]."""
+        forward = self._packed if self.packs else self._padded
+        with self.computing():
+            hidden_PD = forward(where)
+        return hidden_PD.index_select(0, where.predict_T)
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether the model takes packed tokens: tried once on two responses of one prompt."""
+        if not self.rows:
+            return False
+        known = torch.arange(12, device=self.device) % self.head.weight.shape[0]
+        prompt, one, other = (part.tolist() for part in known.split((5, 4, 3)))
+        where = layout([Sample(prompt, one, [], 0.0), Sample(prompt, other, [], 0.0)], self.device)
+        with torch.no_grad():
+            try:
+                return torch.allclose(self._packed(where), self._padded(where), atol=1e-3, rtol=1e-3)
+            except Exception:  # a family that takes no such arguments may fail in any way
+                return False
+
+    def _packed(self, where: Layout) -> Tensor:
+        """Hidden states of packed tokens, [P, D], in one forward."""
+        mask = torch.empty(1, 1, 1, 1, device=self.device)  # of four dimensions, so taken as it is: `rows` says it all
+        with self._adapted():
+            out = self.decoder(
+                input_ids=where.ids_P[None],
+                position_ids=where.position_P[None],
+                attention_mask=mask,
+                rows=where.rows,
+                use_cache=False,
+            )
+        return out.last_hidden_state[0]
+
+    def _padded(self, where: Layout) -> Tensor:
+        """The same for any family: each block of rows in a forward of its own, prompts computed for each response."""
+        blocks = where.ids_P[where.rows.index_N].split([b * n for b, n in where.rows.shapes])
+        hidden = [
+            self.hidden(ids.view(*shape)).flatten(0, 1) for ids, shape in zip(blocks, where.rows.shapes, strict=True)
+        ]
+        return torch.cat(hidden).index_select(0, where.rows.place_P)
+
+    def _adapted(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self.adapters else self.model.disable_adapter()
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states, [..., V], in the dtype of the forward."""
         return finish_logits(self.head(hidden), self.scale, self.softcap)
@@ -77,9 +139,8 @@ class Policy:
         """Log-probs of `target_T` at `temperature`, [T], and the entropies, [T] (zeros unless asked for)."""
         weight, bias = self.head.weight, getattr(self.head, "bias", None)
         spec = (self.scale / temperature, self.softcap, temperature, entropy)
-        with torch.autocast(self.device.type, enabled=False):  # forward and backward must compute the same logits
-            hidden_TD = hidden_TD if self.float64 else hidden_TD.to(self.compute)
-            return TokenLogp.apply(hidden_TD, weight, bias, target_T, *spec)
+        hidden_TD = hidden_TD if self.float64 else hidden_TD.to(self.compute)
+        return TokenLogp.apply(hidden_TD, weight, bias, target_T, *spec)
 
 
 def finish_logits(logits: Tensor, scale: float, softcap: float | None) -> Tensor:

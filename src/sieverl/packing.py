@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from sieverl.algorithm import Algorithm
+from sieverl.attention import Rows
 from sieverl.types import Array, Credit, Responses
 
-WASTE = 0.2  # padding of one sample at which a micro-batch ends early
+WASTE = 0.2  # padding of a row at which a new block begins
 
 
 @dataclass
@@ -102,51 +103,103 @@ def pack(
 
 
 def micro_batches(samples: Sequence[Sample], budget: int) -> list[list[int]]:
-    """Indices of `samples` in groups of at most `budget` tokens with their padding, longest first; pairs stay whole.
+    """Indices of `samples` in groups of at most `budget` tokens; pairs stay whole.
 
-    Sorting by length keeps padding small, and a group that is a quarter full ends early where the next sample would be
-    more than WASTE padding. A sample longer than the budget goes alone.
+    A group computes each of its prompts once, so that the responses of a prompt stay together where they fit. A sample
+    longer than the budget goes alone.
 
-    >>> [len(group) for group in micro_batches([Sample([1] * 3, [1] * n, [], 1.0) for n in (1, 9, 2, 8)], 24)]
-    [2, 2]
+    >>> samples = [Sample([prompt] * 3, [1] * n, [], 1.0) for prompt in (1, 2) for n in (9, 2, 8)]
+    >>> micro_batches(samples, 20), micro_batches(samples, 40)
+    ([[0, 1], [2], [3, 4], [5]], [[0, 1, 2, 3, 4, 5]])
     """
-    units: dict[tuple[int, int], list[int]] = {}
+    prompts: dict[tuple[int, ...], dict[tuple[int, int], list[int]]] = {}
     for i, sample in enumerate(samples):
-        units.setdefault((0, sample.pair) if sample.pair >= 0 else (1, i), []).append(i)
-    ordered = sorted(units.values(), key=lambda unit: -max(len(samples[i]) for i in unit))
+        key = (0, sample.pair) if sample.pair >= 0 else (1, i)
+        prompts.setdefault(tuple(sample.prompt), {}).setdefault(key, []).append(i)
     groups: list[list[int]] = []
-    width = 0
-    for unit in ordered:
-        longest = max(len(samples[i]) for i in unit)
-        size = len(groups[-1]) * width if groups else 0
-        fits = groups and size + len(unit) * width <= budget
-        if fits and (4 * size < budget or longest >= (1 - WASTE) * width):
+    used = budget
+    for prompt, units in prompts.items():
+        sizes = [sum(len(samples[i].response) - 1 for i in unit) for unit in units.values()]
+        whole = len(prompt) + sum(sizes)
+        fresh = True  # the prompt is not yet in the last group
+        for unit, size in zip(units.values(), sizes, strict=True):
+            needed = whole if fresh and whole <= budget else size + fresh * len(prompt)
+            if used + needed > budget or not groups:
+                groups.append([])
+                used, fresh = 0, True
             groups[-1] += unit
-        else:
-            groups.append(list(unit))
-            width = longest
+            used += size + fresh * len(prompt)
+            fresh = False
     return groups
 
 
-@dataclass
+@dataclass(frozen=True)
 class Layout:
-    """Where the response tokens of a micro-batch stand: `row`, `column` of the hidden state that predicts each."""
+    """Packed tokens, [P]: each prompt once and each response but for its last token, which predicts nothing.
 
-    ids_BL: Tensor
-    row_T: Tensor
-    column_T: Tensor
+    `predict_T` is the packed token whose hidden state predicts each response token, `target_T` that token, `response_T`
+    its sample. `rows` says what attends to what.
+    """
+
+    ids_P: Tensor
+    position_P: Tensor
+    rows: Rows
+    predict_T: Tensor
     target_T: Tensor
     response_T: Tensor
 
 
-def layout(samples: Sequence[Sample], pad: int, device: torch.device) -> Layout:
-    """Right-padded ids and the places of response tokens. Causal attention never looks at padding."""
-    ids = torch.full((len(samples), max(map(len, samples))), pad, dtype=torch.int64)
-    sizes = torch.tensor([len(s.response) for s in samples])
-    for i, s in enumerate(samples):
-        ids[i, : len(s)] = torch.tensor([*s.prompt, *s.response])
-    row_T = torch.repeat_interleave(torch.arange(len(samples)), sizes)
-    offset_T = torch.arange(len(row_T)) - (sizes.cumsum(0) - sizes)[row_T]
-    column_T = torch.tensor([len(s.prompt) for s in samples])[row_T] + offset_T - 1
-    target_T = ids[row_T, column_T + 1]
-    return Layout(*(x.to(device) for x in (ids, row_T, column_T, target_T, row_T)))
+def layout(samples: Sequence[Sample], device: torch.device) -> Layout:
+    """The layout of one micro-batch.
+
+    >>> where = layout([Sample([7, 8], [1, 2, 3], [], 1.0), Sample([7, 8], [4, 5], [], 1.0)], torch.device("cpu"))
+    >>> where.ids_P.tolist(), where.position_P.tolist(), where.predict_T.tolist()
+    ([7, 8, 1, 2, 4], [0, 1, 2, 3, 2], [1, 2, 3, 1, 4])
+    """
+    ids: list[int] = []
+    position: list[int] = []
+    first: dict[tuple[int, ...], int] = {}
+    columns, predict = [], []
+    for s in samples:
+        known, size = tuple(s.prompt), len(s.prompt)
+        if known not in first:
+            first[known] = len(ids)
+            ids += known
+            position += range(size)
+        prompt, own = first[known] + np.arange(size), len(ids) + np.arange(max(0, len(s.response) - 1))
+        ids += s.response[:-1]
+        position += range(size, size + len(own))
+        columns.append(np.concatenate([prompt, own]))
+        predict.append(columns[-1][size - 1 : size - 1 + len(s.response)])
+    arrays = (
+        np.array(ids),
+        np.array(position),
+        np.concatenate(predict),
+        np.concatenate([np.asarray(s.response, dtype=np.int64) for s in samples]),
+        np.repeat(np.arange(len(samples)), [len(s.response) for s in samples]),
+    )
+    ids_P, position_P, predict_T, target_T, response_T = (torch.from_numpy(x).to(device) for x in arrays)
+    return Layout(ids_P, position_P, rows_of(columns, device), predict_T, target_T, response_T)
+
+
+def rows_of(columns: Sequence[Array], device: torch.device) -> Rows:
+    """Rows that attend to the packed tokens `columns`, longest first, a new block where padding would exceed WASTE.
+
+    Places of padding hold token 0: they are to the right, where causal attention never looks.
+    """
+    blocks: list[list[Array]] = []
+    for row in sorted(columns, key=len, reverse=True):
+        if not blocks or len(row) < (1 - WASTE) * len(blocks[-1][0]):
+            blocks.append([])
+        blocks[-1].append(row)
+    index: list[Array] = []
+    place_P = np.zeros(1 + max(int(row.max()) for row in columns), dtype=np.int64)
+    places = 0
+    for block in blocks:
+        width = len(block[0])
+        for row in block:
+            index.append(np.pad(row, (0, width - len(row))))
+            place_P[row] = places + np.arange(len(row))
+            places += width
+    shapes = [(len(block), len(block[0])) for block in blocks]
+    return Rows(torch.from_numpy(np.concatenate(index)).to(device), torch.from_numpy(place_P).to(device), shapes)

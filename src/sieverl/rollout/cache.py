@@ -33,12 +33,16 @@ class RowLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.used + key_states.shape[2]
-        if end > self.keys.shape[2]:
-            self.resize(max(end, GROWTH if self.used == 0 else 2 * self.used))
+        self.reserve(end)
         self.keys[:, :, self.used : end] = key_states
         self.values[:, :, self.used : end] = value_states
         self.used = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def reserve(self, columns: int) -> None:
+        """Make room for `columns` columns, zero where new: masked, but products go over them."""
+        if columns > self.keys.shape[2]:
+            self.resize(max(columns, self.used + GROWTH))
 
     def resize(self, columns: int, source: Tensor | None = None) -> None:
         """Move to memory of `columns` columns; with `source`, row i becomes a copy of row source[i]."""
@@ -46,7 +50,7 @@ class RowLayer(CacheLayerMixin):
 
     def _moved(self, old: Tensor, columns: int, source: Tensor | None) -> Tensor:
         rows, heads, _, size = old.shape
-        new = old.new_empty(rows if source is None else len(source), heads, columns, size)
+        new = old.new_zeros(rows if source is None else len(source), heads, columns, size)
         new[:, :, : self.used] = old[:, :, : self.used] if source is None else old[source, :, : self.used]
         return new
 
@@ -77,6 +81,12 @@ class RowCache(Cache):
         """Row i becomes a copy of row source[i] (a group shares its prefill), with `room` more columns."""
         for layer in self.layers:
             layer.resize(layer.used + room, source)
+
+    def reserve(self, columns: int) -> int:
+        """Make room for `columns` columns in every layer; how many there are now."""
+        for layer in self.layers:
+            layer.reserve(columns)
+        return int(self.layers[0].keys.shape[2])
 
     def keep(self, rows: int, source: Tensor, target: Tensor) -> None:
         """Copy rows `source` to `target` in every layer, then keep the first `rows`."""

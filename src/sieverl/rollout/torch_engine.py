@@ -19,6 +19,7 @@ from sieverl.rollout import noise
 from sieverl.rollout.cache import GROWTH, RowCache
 from sieverl.rollout.protocol import OnDone, Request, Sampling
 from sieverl.rollout.sampling import draw
+from sieverl.rollout.step import Step, agrees, fused, plain
 from sieverl.types import Array, Rollout
 
 
@@ -39,6 +40,8 @@ class TorchEngine:
         self.policy = policy
         self.max_rows = max_rows
         self.version = 0
+        written = fused(policy)
+        self.fuses = written is not None and agrees(policy, written)
         self.steps = 0  # decoding forwards so far
         self.slots = 0  # rows through them: tokens sampled, and nothing else (no padding)
 
@@ -53,14 +56,17 @@ class TorchEngine:
         training = model.training
         model.eval()
         try:
-            with torch.no_grad(), self.policy.autocast():
+            with torch.no_grad(), self.policy.computing():
+                step = (self.fuses and fused(self.policy)) or plain(self.policy)
                 for wave in waves(requests, self.max_rows):
-                    rollouts += self._decode(wave, sampling, on_done)
+                    rollouts += self._decode(wave, sampling, step, on_done)
         finally:
             model.train(training)
         return rollouts
 
-    def _decode(self, requests: Sequence[Request], sampling: Sampling, on_done: OnDone | None) -> list[Rollout]:
+    def _decode(
+        self, requests: Sequence[Request], sampling: Sampling, step: Step, on_done: OnDone | None
+    ) -> list[Rollout]:
         device = self.policy.device
         owner = np.repeat(np.arange(len(requests)), [r.samples for r in requests])
         sample = np.concatenate([np.arange(r.first, r.first + r.samples) for r in requests])
@@ -100,7 +106,7 @@ class TorchEngine:
                 break
             if leaving_B.any():
                 self._leave(rows, cache, leaving_B)
-            logits_BV = self._step(rows, cache, padded)
+            logits_BV = self._step(step, rows, cache, padded)
         return [done[i] for i in range(len(owner))]
 
     def _prefill(self, requests: Sequence[Request], cache: RowCache) -> tuple[Tensor, Tensor]:
@@ -117,16 +123,11 @@ class TorchEngine:
         hidden = self.policy.hidden(ids.to(device), positions, mask, cache)
         return self.policy.logits(hidden[:, -1]), start_P
 
-    def _step(self, rows: Rows, cache: RowCache, padded: bool) -> Tensor:
+    def _step(self, step: Step, rows: Rows, cache: RowCache, padded: bool) -> Tensor:
         """Feed each live row its last token; the logits of the next, [B, V]."""
-        used = cache.get_seq_length()
-        mask = None
-        if padded:
-            mask = (torch.arange(used + 1, device=rows.start.device) >= rows.start[:, None]).long()
         self.steps += 1
         self.slots += len(rows.response)
-        hidden = self.policy.hidden(rows.token[:, None], (used - rows.start)[:, None], mask, cache)
-        return self.policy.logits(hidden[:, -1])
+        return self.policy.logits(step(rows.token, rows.start, padded, cache))
 
     def _leave(self, rows: Rows, cache: RowCache, leaving_B: Array) -> None:
         """Fill the places of finished rows with the last live ones, and shrink the batch to the live rows."""
