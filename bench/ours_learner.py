@@ -23,7 +23,7 @@ from bench.workloads import WORKLOADS, Workload
 from sieverl.algorithms import get_algorithm
 from sieverl.learner import Learner
 from sieverl.model import DTYPES, Policy
-from sieverl.packing import Sample, pack
+from sieverl.packing import Sample, layout, micro_batches, pack
 from sieverl.recipe import Train
 from sieverl.types import Credit, Responses
 
@@ -88,10 +88,12 @@ class Update:
         """The matrix products of an update that keeps everything."""
         self._budget(micro_batch_tokens)
         samples = list(self.mine.values())
-        prompts, responses = (
-            [len(part) for part in parts] for parts in zip(*((s.prompt, s.response) for s in samples), strict=True)
-        )
-        return {"seconds": self.products.update(prompts, responses, self.learner.settings.micro_batch_tokens)}
+        batches = []
+        for group in micro_batches(samples, self.learner.settings.micro_batch_tokens):
+            chosen = [samples[i] for i in group]
+            where = layout(chosen, self.learner.policy.device)
+            batches.append((len(where.ids_P), len(where.target_T), [len(s) - 1 for s in chosen]))
+        return {"seconds": self.products.update(batches)}
 
     def memory(self) -> Row:
         """Peak memory of an update beyond weights, gradients and optimiser state, in MB (10^6 bytes).

@@ -7,7 +7,7 @@ pairs. Legend: N tokens, n responses, L columns, H query heads, K key/value head
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,15 +31,18 @@ class Products:
         return torch.randn(shape).mul_(0.02).to(self.dtype)
 
     @torch.no_grad()
-    def update(self, prompts: Sequence[int], responses: Sequence[int], budget: int) -> float:
-        """Seconds of the products of a forward and a backward over samples of these lengths, `budget` tokens a time."""
+    def update(self, batches: Sequence[tuple[int, int, Sequence[int]]]) -> float:
+        """Seconds of the products of a forward and a backward, one micro-batch after the other.
+
+        A micro-batch is its tokens (each prompt once), those of them that predict a response token, and the length of
+        each row that attends to itself.
+        """
         seconds = 0.0
-        for group in groups(prompts, responses, budget):
-            lengths = [prompts[i] + responses[i] for i in group]
-            tokens, answers = sum(lengths), sum(responses[i] for i in group)
+        for tokens, answers, lengths in batches:
             wide = {n: self._random(tokens, n) for layer in self.layers[:1] for w in layer for n in w.shape}
             few, out = self._random(answers, self.workload.hidden), self._random(answers, len(self.head))
-            pairs = self._pairs(len(group) * self.workload.heads, max(lengths))
+            length = round((sum(n * n for n in lengths) / len(lengths)) ** 0.5)
+            pairs = self._pairs(len(lengths) * self.workload.heads, length)
             began = time.perf_counter()
             for layer in self.layers:
                 for w in layer:
@@ -102,22 +105,3 @@ def _attend_backward(query: Tensor, key: Tensor, value: Tensor, share: Tensor) -
     torch.bmm(query, value.transpose(1, 2))  # of share
     torch.bmm(share, key)  # of query
     torch.bmm(share.transpose(1, 2), query)  # of key
-
-
-def groups(prompts: Sequence[int], responses: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices of samples, longest first, at most `budget` tokens a group (one sample at the least).
-
-    >>> list(groups([1, 1, 1], [3, 7, 2], 9))
-    [[1], [0, 2]]
-    """
-    group: list[int] = []
-    total = 0
-    for i in sorted(range(len(responses)), key=lambda i: -prompts[i] - responses[i]):
-        length = prompts[i] + responses[i]
-        if group and total + length > budget:
-            yield group
-            group, total = [], 0
-        group.append(i)
-        total += length
-    if group:
-        yield group

@@ -1,7 +1,7 @@
 """One RL step (rollout, reward, credit, update) against TRL's GRPOTrainer: same model, prompts, sizes, reward, loss.
 
-Both sides are swept first (dtype and micro-batch, one short run each), then their best settings alternate. `ours` keeps
-every response, so both compute the same work; with selection it stands under `also`.
+Both sides are swept first (dtype, micro-batch, and TRL's engine; one short run each), then their best settings
+alternate. `ours` keeps every response, so both compute the same work; with selection it stands under `also`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,10 +20,11 @@ from bench.peers.venv import ensure_venv
 
 Setting = dict[str, Any]
 DTYPES = ("float32", "bfloat16")
-# Micro-batches of TRL in responses. On long-tail larger ones take minutes or more memory than there is.
-PEER_MICRO_BATCH = {"short": (32, 64, 128), "long-tail": (16,), "tiny": (8, 16)}
-OURS_MICRO_BATCH = {"short": (2048, 4096, 8192), "long-tail": (1024, 2048, 4096), "tiny": (512,)}  # in tokens
-REPEATS = {"long-tail": 3}
+# Micro-batches of TRL in responses. On long-tail larger ones need more memory than there is, and its other engine,
+# `generate`, takes over six minutes for a rollout.
+PEER_MICRO_BATCH = {"short": (32, 64, 128), "long-tail": (8, 16), "tiny": (8, 16)}
+PEER_ENGINES = {"long-tail": ("continuous",)}
+OURS_MICRO_BATCH = {"short": (2048, 4096, 8192), "long-tail": (2048, 4096, 8192), "tiny": (512,)}  # in tokens
 EVERYTHING: Row = {"do": "step", "algorithm": "grpo", "everything": True}
 
 
@@ -40,11 +42,11 @@ def sweep_ours(workload: str, model: Path) -> list[tuple[Setting, float]]:
 
 
 def sweep_peer(workload: str, model: Path, python: Path) -> list[tuple[Setting, float]]:
-    """The same for TRL; on long-tail its first step counts, since each takes minutes."""
+    """The same for TRL; on long-tail its first step counts, since each takes over two minutes."""
     found = []
     for dtype in DTYPES:
-        for size in PEER_MICRO_BATCH[workload]:
-            setting = {"dtype": dtype, "micro-batch": size}
+        for size, engine in product(PEER_MICRO_BATCH[workload], PEER_ENGINES.get(workload, ("generate", "continuous"))):
+            setting = {"dtype": dtype, "micro-batch": size, "engine": engine}
             with peer(python, "trl_step", "--workload", workload, "--model", model, *_options(setting)) as trl:
                 seconds = min(step(trl)["seconds"] for _ in range(1 if workload == "long-tail" else 2))
             found.append((setting, seconds))
@@ -64,7 +66,7 @@ def _options(setting: Setting) -> list[object]:
 def run(workload: str, options: Namespace) -> Row:
     """The line of one workload: best against best, and under `also` ours in the dtype of TRL's best."""
     model, python = model_of(workload), ensure_venv("trl")
-    repeats = options.repeats or REPEATS.get(workload, 5)
+    repeats = options.repeats or 5
     ours, theirs = sweep_ours(workload, model), sweep_peer(workload, model, python)
     same = best(theirs)["dtype"]  # the dtype in which both are compared, too
     settings = {"best": best(ours), "same dtype": best(ours, same)}

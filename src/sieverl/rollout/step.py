@@ -20,6 +20,7 @@ from sieverl.model import Policy
 from sieverl.norm import rms_norm
 from sieverl.rollout.cache import RowCache
 
+FEW = 32  # rows
 Step = Callable[[Tensor, Tensor, bool, RowCache], Tensor]
 """(token_B, start_B: columns of padding to the left, whether there are any, cache) -> hidden states [B, X]."""
 
@@ -59,7 +60,10 @@ class Projection:
         return Projection(weight, torch.cat([b.to(dtype) for b in biases]) if biases else None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        if len(x) > FEW or x.dtype == torch.bfloat16 or x.device.type != "cpu":
+            return linear(x, self.weight, self.bias)
+        out = (self.weight @ x.t()).t().contiguous()  # the other way round takes 1.3 (16 rows) to 5 times (2) as long
+        return out if self.bias is None else out.add_(self.bias)
 
 
 @dataclass
