@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("name", choices=[*BENCHES, "all", "report"], help="report: docs/ from the results so far")
     parser.add_argument("--workload", help="one of the benchmark's own (all of them by default), or tiny")
-    parser.add_argument("--repeats", type=int, help="measured turns; 5, but 3 for the RL step on long-tail")
+    parser.add_argument("--repeats", type=int, help="measured turns (5; of memory 3)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of selection and memory")
     parser.add_argument("--seeds", type=int, default=3, help="of time_to_accuracy")
     parser.add_argument("--steps", type=int, default=200, help="of time_to_accuracy, at most")
