@@ -8,7 +8,7 @@ TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
 # what is learnt: every line of it is run by its tests
 PURE := src/sieverl/algorithm.py,src/sieverl/credit.py,src/sieverl/objective.py,src/sieverl/axes.py
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup demo test test-slow test-gpu lint bench clean
 
 setup: .venv/.done
 
@@ -39,6 +39,9 @@ test: lint
 
 test-slow: setup
 	@$(BIN)/python -m pytest -m "slow"
+
+test-gpu: setup
+	@$(BIN)/python -m pytest -m "gpu"
 
 bench: setup
 	@$(BIN)/python -m bench all

@@ -15,12 +15,13 @@ CHART = ROOT / "docs/benchmarks.png"
 # What each measures, in the words of the page; the order of the page.
 ABOUT = {
     "rl_step": "One RL step (rollout, reward, credit, one optimiser step) against TRL's GRPOTrainer: same model, "
-    "prompts, samples, lengths, reward and GRPO loss. Dtype and micro-batch of both are swept first. "
+    "prompts, samples, lengths, reward and GRPO loss. Dtype and micro-batch of both, and TRL's engine, are swept first "
+    "(on long-tail its engine `generate` takes over six minutes a rollout, so continuous batching alone). "
     "*Everything kept*: both compute every response. *With selection*: ours drops what teaches nothing.",
     "rollout": "Tokens per second of the built-in engine, without rewards. *Bare products*: the matrix products of the "
-    "same responses and nothing else.",
-    "learner": "One update (forward, backward, optimiser) that keeps everything; the other side is its bare matrix "
-    "products in the same dtype, so the ratio is the share of their speed.",
+    "same responses and nothing else. On long-tail transformers' `generate` is left out (six minutes a rollout).",
+    "learner": "One update (forward, backward, optimiser) that keeps everything; the other side is the bare matrix "
+    "products of the same tokens (each prompt once) in the same dtype, so the ratio is the share of their speed.",
     "memory": "Peak memory of an update beyond weights, gradients and optimiser state, in a process of its own: the "
     "largest size against the smallest, so a ratio of 1 is no growth.",
     "selection": "The update when a part of the responses is kept, against the update of all; and dropping against "

@@ -35,7 +35,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         self.causal = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        self.rows = attention.use(self.causal)
+        self.own_attention = attention.use(self.causal)
         norm.use(self.causal)
         self.decoder = self.causal.base_model
         self.head = self.causal.get_output_embeddings()
@@ -96,7 +96,7 @@ class Policy:
     @cached_property
     def packs(self) -> bool:
         """Whether the model takes packed tokens: tried once on two responses of one prompt."""
-        if not self.rows:
+        if not self.own_attention:
             return False
         known = torch.arange(12, device=self.device) % self.head.weight.shape[0]
         prompt, one, other = (part.tolist() for part in known.split((5, 4, 3)))

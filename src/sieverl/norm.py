@@ -53,7 +53,8 @@ def use(model: Any) -> None:
     """Make the norms of `model` that compute this compute it here (families differ in detail, so each is tried)."""
     for module in model.modules():
         weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
-        if eps is None or weight is None or weight.dim() != 1 or type(module).forward is not module.forward.__func__:
+        known = getattr(module.forward, "__func__", None) is type(module).forward  # no wrapper around it
+        if eps is None or weight is None or weight.dim() != 1 or not known:
             continue
         x = torch.linspace(-1, 2, weight.numel(), dtype=weight.dtype, device=weight.device)[None]
         if torch.allclose(module(x), rms_norm(x, weight, eps), rtol=1e-3, atol=1e-5):

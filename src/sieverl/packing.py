@@ -109,7 +109,7 @@ def micro_batches(samples: Sequence[Sample], budget: int) -> list[list[int]]:
     longer than the budget goes alone.
 
     >>> samples = [Sample([prompt] * 3, [1] * n, [], 1.0) for prompt in (1, 2) for n in (9, 2, 8)]
-    >>> micro_batches(samples, 20), micro_batches(samples, 40)
+    >>> micro_batches(samples, 15), micro_batches(samples, 40)
     ([[0, 1], [2], [3, 4], [5]], [[0, 1, 2, 3, 4, 5]])
     """
     prompts: dict[tuple[int, ...], dict[tuple[int, int], list[int]]] = {}

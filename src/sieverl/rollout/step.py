@@ -8,16 +8,15 @@ G = H / K, D head size, L columns in use; X is a hidden state's size.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, rms_norm
 
 from sieverl import attention
 from sieverl.model import Policy
-from sieverl.norm import rms_norm
 from sieverl.rollout.cache import RowCache
 
 FEW = 32  # rows
@@ -78,7 +77,7 @@ class Norm:
         return Norm(module.weight.to(dtype), module.variance_epsilon)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 @dataclass
@@ -114,10 +113,10 @@ class Layer:
 @torch.no_grad()
 def fused(policy: Policy) -> Step | None:
     """The step written out, on copies of the weights; None where the model has other parts."""
-    decoder, config, dtype = policy.decoder, policy.causal.config, policy.head.weight.dtype
-    dtype = torch.bfloat16 if policy.compute == torch.bfloat16 else dtype
+    decoder, config = policy.decoder, policy.causal.config
+    dtype = torch.bfloat16 if policy.compute == torch.bfloat16 else policy.head.weight.dtype
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or not policy.rows or policy.model is not policy.causal:
+    if kinds != {"full_attention"} or not policy.own_attention or policy.model is not policy.causal:
         return None
     try:
         layers = [Layer.of(dtype, layer) for layer in decoder.layers]
@@ -155,13 +154,15 @@ def fused(policy: Policy) -> Step | None:
     return step
 
 
-def agrees(policy: Policy, step: Step) -> bool:
-    """Whether the step gives the model's own hidden states, tried on a short prompt (families differ in detail)."""
-    with torch.no_grad(), policy.computing():
-        ids = torch.arange(8, device=policy.device)[None] % policy.head.weight.shape[0]
-        cache = RowCache()
-        policy.hidden(ids[:, :-1], cache=cache)
-        ours = step(ids[:, -1], torch.tensor([0], device=policy.device), False, cache)
-        theirs = policy.hidden(ids)[:, -1]
-    near = 0.1 if ours.dtype == torch.bfloat16 else 1e-3
-    return torch.allclose(ours.float(), theirs.float(), atol=near, rtol=near)
+@torch.no_grad()
+def fuses(policy: Policy) -> bool:
+    """Whether `fused` gives the model's own hidden states, tried in the dtype of its weights on a short prompt."""
+    exact = replace(policy, compute=policy.head.weight.dtype)
+    step = fused(exact)
+    if step is None:
+        return False
+    ids = torch.arange(8, device=policy.device)[None] % policy.head.weight.shape[0]
+    cache = RowCache()
+    exact.hidden(ids[:, :-1], cache=cache)
+    ours = step(ids[:, -1], torch.tensor([0], device=policy.device), False, cache)
+    return torch.allclose(ours, exact.hidden(ids)[:, -1], atol=1e-3, rtol=1e-3)

@@ -19,7 +19,7 @@ from sieverl.rollout import noise
 from sieverl.rollout.cache import GROWTH, RowCache
 from sieverl.rollout.protocol import OnDone, Request, Sampling
 from sieverl.rollout.sampling import draw
-from sieverl.rollout.step import Step, agrees, fused, plain
+from sieverl.rollout.step import Step, fused, fuses, plain
 from sieverl.types import Array, Rollout
 
 
@@ -40,8 +40,7 @@ class TorchEngine:
         self.policy = policy
         self.max_rows = max_rows
         self.version = 0
-        written = fused(policy)
-        self.fuses = written is not None and agrees(policy, written)
+        self.fuses = fuses(policy)
         self.steps = 0  # decoding forwards so far
         self.slots = 0  # rows through them: tokens sampled, and nothing else (no padding)
 
