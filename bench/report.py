@@ -12,6 +12,7 @@ Row = dict[str, Any]
 RESULTS = ROOT / "bench/results.jsonl"
 PAGE = ROOT / "docs/benchmarks.md"
 CHART = ROOT / "docs/benchmarks.png"
+NOTES = ROOT / "bench/notes.md"  # written by hand
 # What each measures, in the words of the page; the order of the page.
 ABOUT = {
     "rl_step": "One RL step (rollout, reward, credit, one optimiser step) against TRL's GRPOTrainer: same model, "
@@ -67,7 +68,7 @@ def page(rows: list[Row]) -> str:
             body = "".join(_row(part) for part in (row, *row["also"]))
             out.append(f"**{row['workload']}** ({row['date']})\n\n{HEAD}{body}")
             out += [f"{name}: {_plain(row[name])}.\n" for name in ("settings", "padding_waste") if name in row]
-    out.append("## Where\n")
+    out += [NOTES.read_text(), "## Where\n"]
     places = {f"{row['machine']['cpu']}, {row['machine']['cores']} cores; {_plain(row['versions'])}" for row in rows}
     out.append("\n".join(f"- {place}" for place in sorted(places)) + "\n")
     return "\n".join(out)
@@ -107,10 +108,10 @@ def draw(rows: list[Row], path: Path = CHART) -> None:
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.set_xticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
+    axes.minorticks_off()
     axes.margins(x=0.15)
-    axes.set_xlabel("ratio to the peer (learner: share of the speed of bare matrix products; memory: 1 is no growth)")
+    axes.set_xlabel("ratio to the peer, logarithmic (learner: to bare matrix products; memory: 1 is no growth)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
