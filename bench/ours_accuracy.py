@@ -14,26 +14,15 @@ import torch
 
 from bench.ours import accuracy, make_side, memory_mb, rl_step
 from bench.peers.serve import open_output
-from bench.workloads import SHORT, read_prompts
+from bench.workloads import SHORT, add_accuracy_options, read_prompts
 from sieverl.recipe import Train
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--prompts", type=Path, required=True, help="JSONL to train on, in order, repeated")
-    parser.add_argument("--evaluation", type=Path, required=True, help="JSONL to evaluate on")
+    add_accuracy_options(parser)
     parser.add_argument("--algorithm", default="grpo")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--every", type=int, default=5, help="steps between evaluations")
-    parser.add_argument("--gain", type=float, default=0.15, help="stop when accuracy is up by this much")
-    parser.add_argument("--prompts-per-step", type=int, default=32)
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--samples-evaluated", type=int, default=4, help="the k of avg@k")
-    parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--warmup-steps", type=int, default=0)
-    parser.add_argument("--adam-beta2", type=float, default=0.999)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -19,7 +19,7 @@ import torch
 
 from bench.peers.serve import open_output, peak_mb, requests
 from bench.products import Products
-from bench.workloads import WORKLOADS, Workload
+from bench.workloads import WORKLOADS, Workload, shape
 from sieverl.algorithms import get_algorithm
 from sieverl.learner import Learner
 from sieverl.model import DTYPES, Policy
@@ -150,16 +150,7 @@ def make_model(workload: Workload) -> Any:
     from transformers import AutoModelForCausalLM, Qwen2Config
 
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=workload.vocabulary,
-        hidden_size=workload.hidden,
-        intermediate_size=workload.intermediate,
-        num_hidden_layers=workload.layers,
-        num_attention_heads=workload.heads,
-        num_key_value_heads=workload.kv_heads,
-        max_position_embeddings=1 << 15,
-        tie_word_embeddings=False,
-    )
+    config = Qwen2Config(**shape(workload), max_position_embeddings=1 << 15)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 

@@ -5,6 +5,7 @@ Imports nothing outside the standard library until a model is made, so that ever
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import re
@@ -122,6 +123,35 @@ def demo_prompts(model: Path, section: str, count: int) -> list[dict[str, str]]:
     return rows
 
 
+def shape(workload: Workload) -> dict[str, int | bool]:
+    """The sizes of the workload's model, as Qwen2Config names them."""
+    return {
+        "vocab_size": workload.vocabulary,
+        "hidden_size": workload.hidden,
+        "intermediate_size": workload.intermediate,
+        "num_hidden_layers": workload.layers,
+        "num_attention_heads": workload.heads,
+        "num_key_value_heads": workload.kv_heads,
+        "tie_word_embeddings": False,
+    }
+
+
+def add_accuracy_options(parser: argparse.ArgumentParser) -> None:
+    """What a training that is timed until it has gained accuracy is told, ours or a peer's."""
+    parser.add_argument("--prompts", type=Path, required=True, help="JSONL to train on, in order, repeated")
+    parser.add_argument("--evaluation", type=Path, required=True, help="JSONL to evaluate on")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--every", type=int, default=5, help="steps between evaluations")
+    parser.add_argument("--gain", type=float, default=0.15, help="stop when accuracy is up by this much")
+    parser.add_argument("--prompts-per-step", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--samples-evaluated", type=int, default=4, help="the k of avg@k")
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--warmup-steps", type=int, default=0)
+    parser.add_argument("--adam-beta2", type=float, default=0.999)
+
+
 def _noise(count: int) -> list[dict[str, str]]:
     rng = random.Random(0)
     lengths = [rng.randint(16, 48) for _ in range(count)]
@@ -154,14 +184,8 @@ def _random_model(workload: Workload, directory: Path) -> None:
     ).save_pretrained(directory)
 
     config = Qwen2Config(
-        vocab_size=workload.vocabulary,
-        hidden_size=workload.hidden,
-        intermediate_size=workload.intermediate,
-        num_hidden_layers=workload.layers,
-        num_attention_heads=workload.heads,
-        num_key_value_heads=workload.kv_heads,
+        **shape(workload),
         max_position_embeddings=1024,
-        tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=end,
         pad_token_id=end,

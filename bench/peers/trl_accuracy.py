@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 import torch
 from transformers import GenerationConfig, TrainerCallback
 
 from bench.peers.serve import open_output, peak_mb
 from bench.peers.trl_setup import add_options, make_trainer
-from bench.workloads import boxed, read_prompts
+from bench.workloads import add_accuracy_options, boxed, read_prompts
 
 
 class Evaluate(TrainerCallback):
@@ -77,22 +76,9 @@ def sampled_accuracy(trainer, rows: list[dict[str, str]], options: argparse.Name
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--prompts", type=Path, required=True, help="JSONL to train on, in order, repeated when used up"
-    )
-    parser.add_argument("--evaluation", type=Path, required=True, help="JSONL to evaluate on")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--every", type=int, default=5, help="steps between evaluations")
-    parser.add_argument("--gain", type=float, default=0.15, help="stop when accuracy is up by this much")
-    parser.add_argument("--prompts-per-step", type=int, default=32)
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--samples-evaluated", type=int, default=4, help="the k of avg@k")
-    parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--warmup-steps", type=int, default=0)
+    add_accuracy_options(parser)
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--max-grad-norm", type=float, default=1.0)
-    parser.add_argument("--adam-beta2", type=float, default=0.999)
     add_options(parser)
     options = parser.parse_args()
     rows = read_prompts(options.prompts)

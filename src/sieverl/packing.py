@@ -179,10 +179,10 @@ def layout(samples: Sequence[Sample], device: torch.device) -> Layout:
         np.repeat(np.arange(len(samples)), [len(s.response) for s in samples]),
     )
     ids_P, position_P, predict_T, target_T, response_T = (torch.from_numpy(x).to(device) for x in arrays)
-    return Layout(ids_P, position_P, rows_of(columns, device), predict_T, target_T, response_T)
+    return Layout(ids_P, position_P, attending(columns, device), predict_T, target_T, response_T)
 
 
-def rows_of(columns: Sequence[Array], device: torch.device) -> Rows:
+def attending(columns: Sequence[Array], device: torch.device) -> Rows:
     """Rows that attend to the packed tokens `columns`, longest first, a new block where padding would exceed WASTE.
 
     Places of padding hold token 0: they are to the right, where causal attention never looks.

@@ -67,7 +67,7 @@ class Projection:
 
 @dataclass
 class Norm:
-    """A root-mean-square norm."""
+    """A root-mean-square norm: PyTorch's own, which is quicker than `sieverl.norm` where there is no backward."""
 
     weight: Tensor
     eps: float
