@@ -1,6 +1,6 @@
 """Peak memory of an update beyond weights, gradients and optimiser state, against vocabulary and sequence length.
 
-Each size in a process of its own, on the long-tail model's shape; `vocabulary` also times the update at each size.
+Each size in a process of its own, on the long-tail model's shape; the update is timed at each size as well.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from bench.peers.client import server, step
 
 VOCABULARIES = (4096, 32768, 151936)
 LENGTHS = (512, 1024, 2048, 4096)
+TOKENS = 8192  # of an update, at every length
 SMALL = ("--workload", "long-tail", "--micro-batch-tokens", 4096)
 # what grows: the options of each size
 SIZES: dict[str, dict[int, tuple[object, ...]]] = {
     "vocabulary": {n: (*SMALL, "--prompts", 4, "--vocabulary", n) for n in VOCABULARIES},
-    "length": {n: (*SMALL, "--prompts", 1, "--length", n) for n in LENGTHS},
+    "length": {n: (*SMALL, "--prompts", 1, "--samples", TOKENS // n, "--length", n) for n in LENGTHS},
 }
 
 

@@ -160,6 +160,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, help="instead of the workload's")
     parser.add_argument("--length", type=int, default=0, help="of every sample, prompt and response")
     parser.add_argument("--prompts", type=int, help="instead of the workload's")
+    parser.add_argument("--samples", type=int, help="of a prompt, instead of the workload's")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -167,7 +168,7 @@ def main() -> None:
     write = open_output()
     torch.set_num_threads(options.threads)
     workload = WORKLOADS[options.workload]
-    changes = {"vocabulary": options.vocabulary, "prompts": options.prompts}
+    changes = {"vocabulary": options.vocabulary, "prompts": options.prompts, "samples": options.samples}
     workload = replace(workload, **{key: value for key, value in changes.items() if value})
     update = make_update(workload, options.dtype, options.micro_batch_tokens, options.length)
     known: dict[str, Callable[..., Row]] = {"update": update.run, "products": update.bare, "memory": update.memory}
