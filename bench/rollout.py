@@ -6,11 +6,12 @@ import sys
 from argparse import Namespace
 from contextlib import ExitStack
 from statistics import median
+from subprocess import CalledProcessError
 from typing import Any
 
 from bench.compare import Row, comparison, interleave, line, model_of, say, values
 from bench.peers.client import Peer, peer, server, step
-from bench.peers.venv import ROOT, ensure_venv
+from bench.peers.venv import ensure_venv
 
 DTYPES = ("float32", "bfloat16")
 
@@ -28,9 +29,18 @@ def engines(workload: str, model: list[object]) -> dict[str, list[tuple[str, lis
         name: [("generate", [*model, "--engine", engine, "--dtype", d]) for d in dtypes]
         for name, engine in names.items()
     }
-    if (ROOT / ".bench/vllm/installed.txt").exists():
+    if _has_vllm():
         found["vLLM"] = [("vllm_rollout", [*model, "--dtype", d]) for d in DTYPES]
     return found
+
+
+def _has_vllm() -> bool:
+    try:
+        ensure_venv("vllm")
+    except CalledProcessError:
+        say("  vLLM's CPU build cannot be installed on this machine: left out")
+        return False
+    return True
 
 
 def _start(stack: ExitStack, setting: tuple[str, list[object]]) -> Peer:

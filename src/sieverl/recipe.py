@@ -78,7 +78,9 @@ class Rollout(Table):
     temperature: float = Field(1.0, gt=0)
     stop: tuple[str, ...] = ()
     max_rows: int = Field(512, gt=0, description="responses decoded at a time")
-    engine: Literal["torch"] = "torch"
+    engine: Literal["torch", "transformers"] = Field(
+        "torch", description="built in, or continuous batching of transformers (for GPUs)"
+    )
 
 
 class Train(Table):
@@ -175,6 +177,8 @@ class Recipe(Table):
             )
         if self.model.lora.rank and self.dtype == "float64":
             raise ValueError("model.lora.rank and dtype = 'float64' do not go together; use float32 or bfloat16")
+        if self.rollout.stop and self.rollout.engine != "torch":
+            raise ValueError(f"rollout.engine = {self.rollout.engine!r} knows no rollout.stop; use \"torch\"")
         return self
 
 

@@ -30,10 +30,12 @@ from sieverl.model import DTYPES, Policy, load_model, load_tokenizer, stop_ids
 from sieverl.recipe import Recipe, load, to_toml
 from sieverl.rollout.protocol import Sampling
 from sieverl.rollout.torch_engine import TorchEngine
+from sieverl.rollout.transformers_engine import TransformersEngine
 from sieverl.types import Prompt
 from sieverl.verify import Pool, check_gold, is_graded
 
 BASE = Path(__file__).parent / "assets" / "base"
+ENGINES = {"torch": TorchEngine, "transformers": TransformersEngine}
 Resume = Literal["auto", "never", "must"]
 MAY_CHANGE = ("steps", "run_dir", "checkpoint", "alarms")  # keys that a resumed run may set anew
 Say = Callable[[str], None]
@@ -81,8 +83,8 @@ def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
     policy = load_policy(recipe, path, device, found, tokenizer)
     _check_context(recipe, policy, tokens)
     eos = stop_ids(policy.causal, tokenizer)
-    engine = TorchEngine(policy, recipe.rollout.max_rows)
     size = recipe.rollout
+    engine = ENGINES[size.engine](policy, size.max_rows)
     sampling = Sampling(size.max_tokens, eos, size.temperature, stop=size.stop)
     source = Source(prompts, tokens, engine, pool, tokenizer, sampling, recipe.seed, world)
     held = None
@@ -114,6 +116,7 @@ def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
         recipe.train,
         temperature=size.temperature,
         total_updates=total,
+        foreign_engine=size.engine != "torch",
         reference=reference,
         critic=critic,
         world=world,
