@@ -43,14 +43,15 @@ class Update:
         self,
         algorithm: str = "grpo",
         keep: float | None = None,
+        groups: bool = False,
         masked: bool = False,
         micro_batch_tokens: int | None = None,
     ) -> Row:
-        """One update. `keep`: that fraction of the rows, whatever their reward; `masked`: the others at weight zero."""
+        """One update. `keep`: that fraction of the rows or `groups`; `masked`: the others at weight zero."""
         learner = self.learner
         learner.algorithm = get_algorithm(algorithm)
         self._budget(micro_batch_tokens)
-        credit = learner.algorithm.credit(self.responses) if keep is None else self._part(keep)
+        credit = learner.algorithm.credit(self.responses) if keep is None else self._part(keep, groups)
         batches = pack(self.responses, credit, self.mine, learner.algorithm, 1)
         if masked:
             batches = [replace(batches[0], samples=self._all(credit))]
@@ -70,13 +71,18 @@ class Update:
         if tokens:
             self.learner.settings = self.learner.settings.model_copy(update={"micro_batch_tokens": tokens})
 
-    def _part(self, keep: float) -> Credit:
-        """Every so many rows of those sorted by length, so that lengths stay the same; credit +1 and -1 in turn."""
+    def _part(self, keep: float, groups: bool) -> Credit:
+        """Every so many rows, or whole groups, of those sorted by length, so that lengths stay the same; credit +1, -1.
+
+        Rows leave nearly every prompt in, groups leave prompts out: filters by prompt drop groups, RAFT drops rows.
+        """
         rows = len(self.responses)
-        rank_R = np.argsort(np.argsort(self.responses.length_R, kind="stable"))
-        keep_R = np.floor((rank_R + 1) * keep) > np.floor(rank_R * keep)
+        unit_R = self.responses.prompt_R if groups else np.arange(rows)
+        length_U = np.bincount(unit_R, self.responses.length_R)
+        rank_U = np.argsort(np.argsort(length_U, kind="stable"))
+        keep_U = np.floor((rank_U + 1) * keep) > np.floor(rank_U * keep)
         advantage_R = np.where(np.arange(rows) % 2, 1.0, -1.0)
-        return Credit(keep_R, advantage_R, advantage_R)
+        return Credit(keep_U[unit_R], advantage_R, advantage_R)
 
     def _all(self, credit: Credit) -> list[Sample]:
         return [

@@ -78,7 +78,7 @@ def test_what_it_cannot_do_is_said(random_model):
     with pytest.raises(UsageError, match="stop strings"):
         engine.sample(requests(1), Sampling(4, (2,), stop=("a",)))
     policy.causal.init_continuous_batching = None
-    with pytest.raises(UsageError, match='takes no continuous batching.*use rollout.engine = "torch"'):
+    with pytest.raises(UsageError, match=r'takes no continuous batching.*use rollout.engine = "torch"'):
         engine.sample(requests(1), Sampling(4, (2,)))
 
 

@@ -178,7 +178,7 @@ class Recipe(Table):
         if self.model.lora.rank and self.dtype == "float64":
             raise ValueError("model.lora.rank and dtype = 'float64' do not go together; use float32 or bfloat16")
         if self.rollout.stop and self.rollout.engine != "torch":
-            raise ValueError(f"rollout.engine = {self.rollout.engine!r} knows no rollout.stop; use \"torch\"")
+            raise ValueError(f'rollout.engine = {self.rollout.engine!r} knows no rollout.stop; use "torch"')
         return self
 
 

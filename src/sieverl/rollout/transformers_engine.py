@@ -77,7 +77,8 @@ class TransformersEngine:
         manager = None
         try:
             try:
-                manager = model.init_continuous_batching(how(sampling, self.policy.pad), self._memory(requests, sampling))
+                drawn, memory = how(sampling, self.policy.pad), self._memory(requests, sampling)
+                manager = model.init_continuous_batching(drawn, memory)
                 manager.warmup()  # CUDA graphs, on a GPU
             except Exception as error:  # a family that it does not take may fail in any way
                 raise UsageError(f"{type(model).__name__} takes no continuous batching: {error}; {INSTEAD}") from error
