@@ -8,6 +8,7 @@ import torch
 from conftest import FAMILIES
 
 from sieverl.model import Policy
+from sieverl.rollout.cache import RowCache
 from sieverl.rollout.protocol import Request, Sampling
 from sieverl.rollout.torch_engine import TorchEngine, waves
 
@@ -62,6 +63,24 @@ def test_finished_rows_cost_nothing(random_model):
     lengths = [len(r.tokens) for r in rollouts]
     assert len(set(lengths)) > 3
     assert engine.slots == sum(lengths) - len(lengths), "each token but a response's last is fed once, and no padding"
+
+
+def test_bfloat16_decodes_few_numbers_of_rows(random_model, monkeypatch):
+    model, rows = random_model(), []
+    engine = TorchEngine(Policy(model, None, torch.bfloat16))
+    keep = RowCache.keep
+    monkeypatch.setattr(RowCache, "keep", lambda cache, n, *of: (rows.append(n), keep(cache, n, *of)))
+    rollouts = engine.sample(requests(10), Sampling(60, tuple(range(2, 12))))
+    lengths = [len(r.tokens) for r in rollouts]
+    assert len(set(lengths)) > 12
+    assert engine.slots == sum(lengths) - len(lengths)
+    assert set(rows) <= {40, 32, 24, 16, *range(9)}, "each other number would be compiled anew"
+    for rollout in rollouts:  # finished rows that are still there change nothing
+        prompt = PROMPTS[rollout.prompt]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + rollout.tokens])).logits[0, len(prompt) - 1 : -1]
+        logp = logits.log_softmax(-1).gather(1, torch.tensor(rollout.tokens)[:, None])[:, 0]
+        np.testing.assert_allclose(rollout.logp, logp, atol=0.25)
 
 
 def test_sampling_follows_the_distribution(random_model):

@@ -88,6 +88,11 @@ class RowCache(Cache):
             layer.reserve(columns)
         return int(self.layers[0].keys.shape[2])
 
+    @property
+    def rows(self) -> int:
+        """Rows of the memory: the live ones and, where that is quicker, a few finished ones."""
+        return len(self.layers[0].keys)
+
     def keep(self, rows: int, source: Tensor, target: Tensor) -> None:
         """Copy rows `source` to `target` in every layer, then keep the first `rows`."""
         for layer in self.layers:

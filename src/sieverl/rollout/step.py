@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, rms_norm
+from torch.nn.functional import linear, pad, rms_norm
 
 from sieverl import attention
 from sieverl.model import Policy
@@ -21,7 +21,9 @@ from sieverl.rollout.cache import RowCache
 
 FEW = 32  # rows
 Step = Callable[[Tensor, Tensor, bool, RowCache], Tensor]
-"""(token_B, start_B: columns of padding to the left, whether there are any, cache) -> hidden states [B, X]."""
+"""(token_B, start_B: columns of padding to the left, whether there are any, cache) -> hidden states [B, X].
+
+More rows come out where the memory has more: finished ones, without meaning."""
 
 
 def plain(policy: Policy) -> Step:
@@ -128,6 +130,7 @@ def fused(policy: Policy) -> Step | None:
 
     def step(token_B: Tensor, start_B: Tensor, padded: bool, cache: RowCache) -> Tensor:
         used = cache.get_seq_length()
+        token_B, start_B = (pad(x, (0, cache.rows - len(x))) for x in (token_B, start_B))
         whole = dtype == torch.bfloat16  # products of a part of the memory would copy it first
         columns = cache.reserve(used + 1) if whole else used + 1
         mask = _seen(start_B, used, columns)[:, None, None] if whole or padded else None

@@ -22,6 +22,8 @@ from sieverl.rollout.sampling import draw
 from sieverl.rollout.step import Step, fused, fuses, plain
 from sieverl.types import Array, Rollout
 
+COMPILED = 8  # bfloat16 on a CPU: a kernel is compiled for each number of rows, so rows leave the memory by so many
+
 
 @dataclass
 class Rows:
@@ -41,8 +43,10 @@ class TorchEngine:
         self.max_rows = max_rows
         self.version = 0
         self.fuses = fuses(policy)
+        compiled = policy.compute == torch.bfloat16 and policy.device.type == "cpu"
+        self.multiple = COMPILED if self.fuses and compiled else 1
         self.steps = 0  # decoding forwards so far
-        self.slots = 0  # rows through them: tokens sampled, and nothing else (no padding)
+        self.slots = 0  # live rows through them: tokens sampled, and nothing else
 
     def load(self, model: Any, version: int) -> None:
         """The weights are the learner's own: only the version is taken."""
@@ -126,7 +130,7 @@ class TorchEngine:
         """Feed each live row its last token; the logits of the next, [B, V]."""
         self.steps += 1
         self.slots += len(rows.response)
-        return self.policy.logits(step(rows.token, rows.start, padded, cache))
+        return self.policy.logits(step(rows.token, rows.start, padded, cache))[: len(rows.response)]
 
     def _leave(self, rows: Rows, cache: RowCache, leaving_B: Array) -> None:
         """Fill the places of finished rows with the last live ones, and shrink the batch to the live rows."""
@@ -134,7 +138,7 @@ class TorchEngine:
         target = np.flatnonzero(leaving_B[:live])
         source = live + np.flatnonzero(~leaving_B[live:])
         to, of = (torch.from_numpy(x).to(rows.start.device) for x in (target, source))
-        cache.keep(live, of, to)
+        cache.keep(live if live < self.multiple else -(-live // self.multiple) * self.multiple, of, to)
         for name in ("response", "key"):
             value = getattr(rows, name)
             value[target] = value[source]
