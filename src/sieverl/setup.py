@@ -28,14 +28,14 @@ from sieverl.loop import Run, State
 from sieverl.metrics import MetricsLog
 from sieverl.model import DTYPES, Policy, load_model, load_tokenizer, stop_ids
 from sieverl.recipe import Recipe, load, to_toml
-from sieverl.rollout.protocol import Sampling
+from sieverl.rollout.protocol import Engine, Sampling
 from sieverl.rollout.torch_engine import TorchEngine
 from sieverl.rollout.transformers_engine import TransformersEngine
 from sieverl.types import Prompt
 from sieverl.verify import Pool, check_gold, is_graded
 
 BASE = Path(__file__).parent / "assets" / "base"
-ENGINES = {"torch": TorchEngine, "transformers": TransformersEngine}
+ENGINES: dict[str, Callable[[Policy, int], Engine]] = {"torch": TorchEngine, "transformers": TransformersEngine}
 Resume = Literal["auto", "never", "must"]
 MAY_CHANGE = ("steps", "run_dir", "checkpoint", "alarms")  # keys that a resumed run may set anew
 Say = Callable[[str], None]
