@@ -73,7 +73,8 @@ def test_bfloat16_decodes_few_numbers_of_rows(random_model, monkeypatch):
     rollouts = engine.sample(requests(10), Sampling(60, tuple(range(2, 12))))
     lengths = [len(r.tokens) for r in rollouts]
     assert len(set(lengths)) > 12
-    assert engine.slots == sum(lengths) - len(lengths)
+    finished = engine.slots - (sum(lengths) - len(lengths))
+    assert 0 < finished < 8 * engine.steps, "finished rows are counted, and are few"
     assert set(rows) <= {40, 32, 24, 16, *range(9)}, "each other number would be compiled anew"
     for rollout in rollouts:  # finished rows that are still there change nothing
         prompt = PROMPTS[rollout.prompt]

@@ -46,7 +46,7 @@ class TorchEngine:
         compiled = policy.compute == torch.bfloat16 and policy.device.type == "cpu"
         self.multiple = COMPILED if self.fuses and compiled else 1
         self.steps = 0  # decoding forwards so far
-        self.slots = 0  # live rows through them: tokens sampled, and nothing else
+        self.slots = 0  # rows through them: tokens sampled and, where `multiple` is not 1, a few finished rows
 
     def load(self, model: Any, version: int) -> None:
         """The weights are the learner's own: only the version is taken."""
@@ -129,7 +129,7 @@ class TorchEngine:
     def _step(self, step: Step, rows: Rows, cache: RowCache, padded: bool) -> Tensor:
         """Feed each live row its last token; the logits of the next, [B, V]."""
         self.steps += 1
-        self.slots += len(rows.response)
+        self.slots += cache.rows
         return self.policy.logits(step(rows.token, rows.start, padded, cache))[: len(rows.response)]
 
     def _leave(self, rows: Rows, cache: RowCache, leaving_B: Array) -> None:
