@@ -74,11 +74,7 @@ def decoding(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sca
     """The heads of a group together, so that keys and values are never copied (R = B K rows of both)."""
     rows, heads, _, size = query.shape
     query_RGD, key_RLD, value_RLD = (query * scale).reshape(rows * key.shape[1], -1, size), _flat(key), _flat(value)
-    if query.dtype == torch.bfloat16:  # the other way round it would copy the keys
-        score_RGL = torch.bmm(key_RLD, query_RGD.transpose(1, 2)).transpose(1, 2)
-    else:
-        score_RGL = torch.bmm(query_RGD, key_RLD.transpose(1, 2))
-    score_BHL = score_RGL.reshape(rows, heads, -1)
+    score_BHL = torch.bmm(query_RGD, key_RLD.transpose(1, 2)).view(rows, heads, -1)
     if mask is not None:
         mask = mask[:, 0, :, : key.shape[2]]
         score_BHL = score_BHL.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else score_BHL + mask

@@ -19,7 +19,7 @@ from sieverl import attention
 from sieverl.model import Policy
 from sieverl.rollout.cache import RowCache
 
-FEW = 32  # rows
+PACKED = (torch.float32, torch.bfloat16)
 Step = Callable[[Tensor, Tensor, bool, RowCache], Tensor]
 """(token_B, start_B: columns of padding to the left, whether there are any, cache) -> hidden states [B, X].
 
@@ -45,7 +45,11 @@ def _seen(start_B: Tensor, used: int, columns: int) -> Tensor:
 
 @dataclass
 class Projection:
-    """Linear layers of one input as one, copied in the dtype of the forward."""
+    """Linear layers of one input as one, copied in the dtype of the forward.
+
+    On a CPU the copy is in the order that its kernels read, which they would make anew for each product: a twentieth
+    less time for 256 rows in bfloat16, a sixth in float32, half for 8.
+    """
 
     weight: Tensor
     bias: Tensor | None
@@ -58,13 +62,15 @@ class Projection:
         biases = [layer.bias for layer in layers if layer.bias is not None]
         if len(biases) not in (0, len(layers)):
             raise AttributeError("a bias for some of the projections")
+        if weight.device.type == "cpu" and dtype in PACKED and torch.backends.mkldnn.is_available():
+            weight = torch.ops.mkldnn._reorder_linear_weight(weight)
         return Projection(weight, torch.cat([b.to(dtype) for b in biases]) if biases else None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if len(x) > FEW or x.dtype == torch.bfloat16 or x.device.type != "cpu":
-            return linear(x, self.weight, self.bias)
-        out = (self.weight @ x.t()).t().contiguous()  # the other way round takes 1.3 (16 rows) to 5 times (2) as long
-        return out if self.bias is None else out.add_(self.bias)
+        if self.weight.is_mkldnn:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+            return out
+        return linear(x, self.weight, self.bias)
 
 
 @dataclass
