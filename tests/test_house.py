@@ -15,8 +15,20 @@ from sieverl import errors
 # Rooms from the ground up: a module imports from its own floor or below, never from above.
 FLOORS = [
     ["errors", "types", "files", "shapes", "userfile"],
-    ["credit", "objective", "algorithm", "algorithms", "axes", "recipe", "distributed", "data", "verify", "metrics"],
-    ["attention", "norm", "model", "packing", "critic", "rollout"],
+    [
+        "credit",
+        "objective",
+        "algorithm",
+        "algorithms",
+        "axes",
+        "recipe",
+        "distributed",
+        "parallel",
+        "data",
+        "verify",
+        "metrics",
+    ],
+    ["attention", "norm", "model", "packing", "critic", "optimizer", "rollout"],
     ["learner", "gather", "evaluate", "benchmark", "checkpoint"],
     ["loop"],
     ["setup", "console", "plot", "listing"],

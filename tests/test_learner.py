@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import peft
 import pytest
 import torch
 from conftest import ROOT
@@ -15,8 +16,9 @@ from conftest import ROOT
 from sieverl.algorithms import ALGORITHMS, get_algorithm
 from sieverl.axes import with_axes
 from sieverl.critic import ValueModel
-from sieverl.learner import Learner, learning_rate
+from sieverl.learner import Learner
 from sieverl.model import Policy
+from sieverl.optimizer import learning_rate
 from sieverl.packing import Sample, micro_batches, pack
 from sieverl.recipe import Train
 from sieverl.types import Responses
@@ -107,6 +109,47 @@ def test_gradient_does_not_depend_on_micro_batches_or_order(random_model, name):
     shuffled, _ = gradients(model, algorithm, budget=40, order=np.random.default_rng(1).permutation(24))
     close(whole, split)
     close(whole, shuffled)
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_two_parts_side_by_side_make_the_same_update(random_model, threads, adapters):
+    """Gradients, counted work and metrics are those of one part; the twin has the weights after the step, too."""
+    found = torch.get_num_threads()
+    out = []
+    for parts in (1, 2):
+        model = random_model(dtype=F64)
+        if adapters:
+            torch.manual_seed(0)
+            model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear"))
+        torch.set_num_threads(1 if parts == 1 else threads)
+        responses, mine = batch()
+        algorithm = get_algorithm("grpo")
+        run = learner(model, algorithm, minibatches=2)
+        assert len(run.policies) == parts
+        batches = pack(responses, algorithm.credit(responses), mine, algorithm, 2)
+        metrics = run.score(batches) | run.update(batches)
+        assert torch.get_num_threads() == (1 if parts == 1 else threads)
+        for name, p in run.policy.parameters.items():
+            assert run.policies[-1].parameters[name].data_ptr() == p.data_ptr()
+            assert run.policies[-1].parameters[name].grad is None
+        out.append(
+            (metrics, run.tokens_seen, torch.cat([p.detach().flatten() for p in run.policy.parameters.values()]))
+        )
+    torch.set_num_threads(found)
+    (one, tokens, weights), (two, same, others) = out
+    assert tokens == same
+    assert one == pytest.approx(two, rel=1e-9)
+    close([weights], [others])
+
+
+def test_an_error_in_one_part_is_raised(random_model):
+    run = learner(random_model(dtype=F64), get_algorithm("grpo"))
+    run.policies = [run.policy, run.policy.twin()]
+    run.policies[1].decoder.embed_tokens = None
+    responses, mine = batch()
+    with pytest.raises(TypeError):
+        run.update(pack(responses, run.algorithm.credit(responses), mine, run.algorithm, 2))
 
 
 def test_penalty_over_sampled_turns_dropping_off(random_model):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -17,10 +18,13 @@ from sieverl.critic import ValueModel
 from sieverl.distributed import World
 from sieverl.model import Policy
 from sieverl.objective import Tokens, to_tokens, whiten
-from sieverl.packing import Layout, MiniBatch, Sample, layout, micro_batches
+from sieverl.optimizer import learning_rate, make_optimizer
+from sieverl.packing import Layout, MiniBatch, Sample, layout, micro_batches, shares
+from sieverl.parallel import side_by_side
 from sieverl.recipe import Train
 
 Metrics = dict[str, float]
+OBSERVED = ("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens")
 MAX_WEIGHT = 2.0  # C of min(pi_old / pi_engine, C)
 
 
@@ -94,7 +98,10 @@ class Learner:
         out: list[Tensor] = [torch.empty(0)] * len(samples)
         for group in micro_batches(samples, self.settings.micro_batch_tokens):
             chosen = [samples[i] for i in group]
-            logp_T, _ = self._forward(policy, layout(chosen, policy.device), entropy=False)
+            where = layout(chosen, policy.device)
+            logp_T, _ = self._forward(policy, where, entropy=False)
+            self.tokens_seen += len(where.ids_P)
+            self.forwards += 1
             for i, part in zip(group, torch.split(logp_T, [len(s.response) for s in chosen]), strict=True):
                 out[i] = part
         return out
@@ -133,7 +140,7 @@ class Learner:
 
     def update(self, batches: Sequence[MiniBatch]) -> Metrics:
         """One optimiser step a mini-batch (and epoch); a mini-batch with nothing to compute makes none."""
-        sums: dict[str, float] = dict.fromkeys(("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens"), 0.0)
+        sums = dict.fromkeys(OBSERVED, 0.0)
         norms, made, losses = [], 0, 0
         for _ in range(self.settings.epochs):
             for batch in batches:
@@ -175,19 +182,45 @@ class Learner:
         """Gradients of the mini-batch, summed over micro-batches and ranks; their norm."""
         self.optimizer.zero_grad(set_to_none=True)
         first = sums["gap_tokens"] == 0 and self.settings.old != "engine"
-        for group in micro_batches(batch.samples, self.settings.micro_batch_tokens):
-            samples = [batch.samples[i] for i in group]
-            where = layout(samples, self.policy.device)
-            logp_T, entropy_T = self._forward(self.policy, where, entropy="entropy" in self.algorithm.needs)
+        parts = shares(batch.samples, len(self.policies))
+        for part in side_by_side(
+            [partial(self._backward, *x, batch, first) for x in zip(self.policies, parts, strict=False)]
+        ):
+            self.tokens_seen += int(part.pop("computed"))
+            self.forwards += int(part.pop("forwards"))
+            for name, value in part.items():
+                sums[name] += value
+        parameters = list(self.policy.parameters.values())
+        for twin in self.policies[1:]:
+            for p, other in zip(parameters, twin.parameters.values(), strict=True):
+                if other.grad is not None:
+                    p.grad = other.grad if p.grad is None else p.grad.add_(other.grad)
+                    other.grad = None
+        self.world.sum_gradients(parameters)
+        grads = [p.grad for p in parameters if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+
+    def _backward(self, policy: Policy, part: Sequence[Sample], batch: MiniBatch, first: bool) -> dict[str, float]:
+        """Gradients of a part of the mini-batch, added to those of `policy`; what was observed."""
+        sums = dict.fromkeys((*OBSERVED, "computed", "forwards"), 0.0)
+        for group in micro_batches(part, self.settings.micro_batch_tokens // len(self.policies)):
+            samples = [part[i] for i in group]
+            where = layout(samples, policy.device)
+            logp_T, entropy_T = self._forward(policy, where, "entropy" in self.algorithm.needs)
+            sums["computed"] += len(where.ids_P)
+            sums["forwards"] += 1
             tokens = self._tokens(samples, logp_T, entropy_T, batch)
             total, count = self.algorithm.loss(tokens)
             (total / count).backward()
             sums["loss"] += float(total.detach()) / count
             self._observe(tokens, samples, sums, first)
-        parameters = list(self.policy.parameters.values())
-        self.world.sum_gradients(parameters)
-        grads = [p.grad for p in parameters if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+        return sums
+
+    @cached_property
+    def policies(self) -> list[Policy]:
+        """The policy and, on a CPU of several threads, a twin: two micro-batches side by side take a seventh less."""
+        several = self.policy.device.type == "cpu" and torch.get_num_threads() > 1
+        return [self.policy, self.policy.twin()] if several else [self.policy]
 
     @torch.no_grad()
     def _observe(self, tokens: Tokens, samples: Sequence[Sample], sums: dict[str, float], first: bool) -> None:
@@ -228,8 +261,6 @@ class Learner:
 
     def _forward(self, policy: Policy, where: Layout, entropy: bool) -> tuple[Tensor, Tensor | None]:
         """Log-probs (and entropies) of the response tokens of one micro-batch, [T]."""
-        self.tokens_seen += len(where.ids_P)
-        self.forwards += 1
         logp_T, entropy_T = policy.logp(policy.hidden_at(where), where.target_T, self.temperature, entropy)
         return logp_T, entropy_T if entropy else None
 
@@ -280,28 +311,3 @@ class Learner:
             pair_S=pair_S,
             **extra,
         )
-
-
-def make_optimizer(parameters: list[torch.nn.Parameter], settings: Train, lr: float | None = None) -> torch.optim.AdamW:
-    """AdamW with float32 state; weight decay on matrices only."""
-    matrices = [p for p in parameters if p.dim() > 1]
-    vectors = [p for p in parameters if p.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=lr or settings.lr, betas=settings.betas, eps=settings.eps, fused=True
-    )
-
-
-def learning_rate(update: int, total: int, settings: Train) -> float:
-    """Linear warm-up, then constant, linear or cosine decay to `min_lr_ratio`: a function of the update's number."""
-    warm = settings.warmup_updates
-    if update < warm:
-        return settings.lr * (update + 1) / warm
-    done = min(1.0, (update - warm) / max(1, total - warm))
-    shapes: dict[str, Callable[[float], float]] = {
-        "constant": lambda x: 1.0,
-        "linear": lambda x: 1.0 - x,
-        "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
-    }
-    low = settings.min_lr_ratio if settings.schedule != "constant" else 0.0
-    return settings.lr * (low + (1 - low) * shapes[settings.schedule](done))

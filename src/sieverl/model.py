@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ class Policy:
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """What is trained, by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def twin(self) -> Policy:
+        """A policy on the same weights with gradients of its own, for another thread."""
+        memo: dict[int, Any] = {
+            id(p): torch.nn.Parameter(p.data, requires_grad=p.requires_grad) for p in self.model.parameters()
+        }
+        return replace(self, model=deepcopy(self.model, memo))
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:

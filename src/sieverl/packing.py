@@ -102,6 +102,26 @@ def pack(
     return out
 
 
+def shares(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
+    """`samples` in at most `count` parts of about as many tokens, prompts whole; none is empty unless all are.
+
+    >>> samples = [Sample([prompt] * 3, [1] * n, [], 1.0) for prompt, n in ((1, 5), (2, 9), (1, 5), (3, 1))]
+    >>> [[(s.prompt[0], len(s.response)) for s in part] for part in shares(samples, 2)]
+    [[(1, 5), (1, 5)], [(2, 9), (3, 1)]]
+    """
+    prompts: dict[tuple[int, ...], list[int]] = {}
+    for i, sample in enumerate(samples):
+        prompts.setdefault(tuple(sample.prompt), []).append(i)
+    sizes = {prompt: len(prompt) + sum(len(samples[i].response) for i in rows) for prompt, rows in prompts.items()}
+    parts: list[list[int]] = [[] for _ in range(max(1, min(count, len(prompts))))]
+    load = [0] * len(parts)
+    for prompt in sorted(prompts, key=lambda p: -sizes[p]):
+        least = load.index(min(load))
+        parts[least] += prompts[prompt]
+        load[least] += sizes[prompt]
+    return [[samples[i] for i in sorted(part)] for part in parts]
+
+
 def micro_batches(samples: Sequence[Sample], budget: int) -> list[list[int]]:
     """Indices of `samples` in groups of at most `budget` tokens; pairs stay whole.
 

@@ -89,7 +89,7 @@ class Train(Table):
     lr: float = Field(1e-6, gt=0)
     minibatches: int = Field(1, gt=0, description="optimiser steps a batch of rollouts; a partition of the prompts")
     epochs: int = Field(1, gt=0, description="passes over the mini-batches")
-    micro_batch_tokens: int = Field(16384, gt=0, description="tokens of a forward and backward")
+    micro_batch_tokens: int = Field(16384, gt=0, description="tokens computed at a time, forward and backward")
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_updates: int = Field(0, ge=0)
     min_lr_ratio: float = Field(0.0, ge=0, le=1)
