@@ -19,7 +19,7 @@ from sieverl.critic import ValueModel
 from sieverl.learner import Learner
 from sieverl.model import Policy
 from sieverl.optimizer import learning_rate
-from sieverl.packing import Sample, micro_batches, pack
+from sieverl.packing import Sample, layout, micro_batches, pack
 from sieverl.recipe import Train
 from sieverl.types import Responses
 
@@ -141,6 +141,20 @@ def test_two_parts_side_by_side_make_the_same_update(random_model, threads, adap
     assert tokens == same
     assert one == pytest.approx(two, rel=1e-9)
     close([weights], [others])
+
+
+def test_a_twin_keeps_its_gradients_apart(random_model):
+    policy = Policy(random_model(dtype=F64), None)
+    twin = policy.twin()
+    where = layout([Sample([3, 4], [5, 6], [], 1.0)], policy.device)
+    twin.logp(twin.hidden_at(where), where.target_T, 1.0, entropy=False)[0].sum().backward()
+    assert all(p.grad is None for p in policy.parameters.values())
+    assert all(p.grad is not None for p in twin.parameters.values())
+
+
+def test_a_large_model_has_no_twin(random_model, monkeypatch):
+    monkeypatch.setattr("sieverl.learner.SMALL", 1000)
+    assert len(learner(random_model(), get_algorithm("grpo")).policies) == 1
 
 
 def test_an_error_in_one_part_is_raised(random_model):

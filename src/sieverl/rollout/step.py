@@ -19,7 +19,6 @@ from sieverl import attention
 from sieverl.model import Policy
 from sieverl.rollout.cache import RowCache
 
-PACKED = (torch.float32, torch.bfloat16)
 Step = Callable[[Tensor, Tensor, bool, RowCache], Tensor]
 """(token_B, start_B: columns of padding to the left, whether there are any, cache) -> hidden states [B, X].
 
@@ -43,6 +42,13 @@ def _seen(start_B: Tensor, used: int, columns: int) -> Tensor:
     return (column_L >= start_B[:, None]) & (column_L <= used)
 
 
+def packs(dtype: torch.dtype) -> bool:
+    """Whether this CPU has products with packed weights (oneDNN; bfloat16 needs AVX-512 or better)."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 @dataclass
 class Projection:
     """Linear layers of one input as one, copied in the dtype of the forward.
@@ -62,7 +68,7 @@ class Projection:
         biases = [layer.bias for layer in layers if layer.bias is not None]
         if len(biases) not in (0, len(layers)):
             raise AttributeError("a bias for some of the projections")
-        if weight.device.type == "cpu" and dtype in PACKED and torch.backends.mkldnn.is_available():
+        if weight.device.type == "cpu" and packs(dtype):
             weight = torch.ops.mkldnn._reorder_linear_weight(weight)
         return Projection(weight, torch.cat([b.to(dtype) for b in biases]) if biases else None)
 
