@@ -69,3 +69,13 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"benchmark data are not part of the project; {SHARED} is missing")
     return SHARED
+
+
+@pytest.fixture
+def set_threads():
+    """PyTorch's number of threads, to be set in a test and put back after it."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -115,14 +115,12 @@ def test_update_makes_no_pass_that_nothing_needs(random_model):
     assert metrics["train/updates"] == 1
 
 
-def test_update_is_three_products_a_weight(random_model):
+def test_update_is_three_products_a_weight(random_model, set_threads):
     """Forward, and backward to input and weight; the output layer once more, since its logits are computed twice."""
     model = random_model("qwen2", **SIZES)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # PyTorch counts in one thread
+    set_threads(1)  # PyTorch counts in one thread
     with counting() as counter:
         learner, _, _ = update(model, share=1.0)
-    torch.set_num_threads(threads)
     responses = int(long_tail()[0].length_R.sum())
     layers, head = linear_flops(model, learner.tokens_seen, 0), linear_flops(model, 0, responses)
     assert products(counter) <= 3 * layers + 4 * head

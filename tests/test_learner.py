@@ -113,16 +113,15 @@ def test_gradient_does_not_depend_on_micro_batches_or_order(random_model, name):
 
 @pytest.mark.parametrize("adapters", [False, True])
 @pytest.mark.parametrize("threads", [2, 3])
-def test_two_parts_side_by_side_make_the_same_update(random_model, threads, adapters):
+def test_two_parts_side_by_side_make_the_same_update(random_model, set_threads, threads, adapters):
     """Gradients, counted work and metrics are those of one part; the twin has the weights after the step, too."""
-    found = torch.get_num_threads()
     out = []
     for parts in (1, 2):
         model = random_model(dtype=F64)
         if adapters:
             torch.manual_seed(0)
             model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear"))
-        torch.set_num_threads(1 if parts == 1 else threads)
+        set_threads(1 if parts == 1 else threads)
         responses, mine = batch()
         algorithm = get_algorithm("grpo")
         run = learner(model, algorithm, minibatches=2)
@@ -136,7 +135,6 @@ def test_two_parts_side_by_side_make_the_same_update(random_model, threads, adap
         out.append(
             (metrics, run.tokens_seen, torch.cat([p.detach().flatten() for p in run.policy.parameters.values()]))
         )
-    torch.set_num_threads(found)
     (one, tokens, weights), (two, same, others) = out
     assert tokens == same
     assert one == pytest.approx(two, rel=1e-9)
@@ -152,7 +150,9 @@ def test_a_twin_keeps_its_gradients_apart(random_model):
     assert all(p.grad is not None for p in twin.parameters.values())
 
 
-def test_a_large_model_has_no_twin(random_model, monkeypatch):
+def test_a_large_model_has_no_twin(random_model, set_threads, monkeypatch):
+    set_threads(2)
+    assert len(learner(random_model(), get_algorithm("grpo")).policies) == 2
     monkeypatch.setattr("sieverl.learner.SMALL", 1000)
     assert len(learner(random_model(), get_algorithm("grpo")).policies) == 1
 

@@ -183,13 +183,12 @@ class Learner:
         """Gradients of the mini-batch, summed over micro-batches and ranks; their norm."""
         self.optimizer.zero_grad(set_to_none=True)
         first = sums["gap_tokens"] == 0 and self.settings.old != "engine"
-        parts = shares(batch.samples, len(self.policies))
-        for part in side_by_side(
-            [partial(self._backward, *x, batch, first) for x in zip(self.policies, parts, strict=False)]
-        ):
-            self.tokens_seen += int(part.pop("computed"))
-            self.forwards += int(part.pop("forwards"))
-            for name, value in part.items():
+        parts = zip(self.policies, shares(batch.samples, len(self.policies)), strict=False)  # or fewer, if few prompts
+        tasks = [partial(self._backward, policy, part, batch, first) for policy, part in parts]
+        for observed in side_by_side(tasks):
+            self.tokens_seen += int(observed.pop("computed"))
+            self.forwards += int(observed.pop("forwards"))
+            for name, value in observed.items():
                 sums[name] += value
         parameters = list(self.policy.parameters.values())
         for twin in self.policies[1:]:

@@ -102,6 +102,14 @@ def pack(
     return out
 
 
+def by_prompt(samples: Sequence[Sample]) -> dict[tuple[int, ...], list[int]]:
+    """Indices of the samples of each prompt, in the order in which prompts first come."""
+    prompts: dict[tuple[int, ...], list[int]] = {}
+    for i, sample in enumerate(samples):
+        prompts.setdefault(tuple(sample.prompt), []).append(i)
+    return prompts
+
+
 def shares(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
     """`samples` in at most `count` parts of about as many tokens, prompts whole; none is empty unless all are.
 
@@ -109,9 +117,7 @@ def shares(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
     >>> [[(s.prompt[0], len(s.response)) for s in part] for part in shares(samples, 2)]
     [[(1, 5), (1, 5)], [(2, 9), (3, 1)]]
     """
-    prompts: dict[tuple[int, ...], list[int]] = {}
-    for i, sample in enumerate(samples):
-        prompts.setdefault(tuple(sample.prompt), []).append(i)
+    prompts = by_prompt(samples)
     sizes = {prompt: len(prompt) + sum(len(samples[i].response) for i in rows) for prompt, rows in prompts.items()}
     parts: list[list[int]] = [[] for _ in range(max(1, min(count, len(prompts))))]
     load = [0] * len(parts)
@@ -132,13 +138,12 @@ def micro_batches(samples: Sequence[Sample], budget: int) -> list[list[int]]:
     >>> micro_batches(samples, 15), micro_batches(samples, 40)
     ([[0, 1], [2], [3, 4], [5]], [[0, 1, 2, 3, 4, 5]])
     """
-    prompts: dict[tuple[int, ...], dict[tuple[int, int], list[int]]] = {}
-    for i, sample in enumerate(samples):
-        key = (0, sample.pair) if sample.pair >= 0 else (1, i)
-        prompts.setdefault(tuple(sample.prompt), {}).setdefault(key, []).append(i)
     groups: list[list[int]] = []
     used = budget
-    for prompt, units in prompts.items():
+    for prompt, rows in by_prompt(samples).items():
+        units: dict[tuple[int, int], list[int]] = {}
+        for i in rows:
+            units.setdefault((0, samples[i].pair) if samples[i].pair >= 0 else (1, i), []).append(i)
         sizes = [sum(len(samples[i].response) - 1 for i in unit) for unit in units.values()]
         whole = len(prompt) + sum(sizes)
         fresh = True  # the prompt is not yet in the last group
