@@ -14,7 +14,7 @@ from sieverl import errors
 
 # Rooms from the ground up: a module imports from its own floor or below, never from above.
 FLOORS = [
-    ["errors", "types", "files", "shapes", "userfile"],
+    ["errors", "types", "files", "shapes", "userfile", "families"],
     [
         "credit",
         "objective",

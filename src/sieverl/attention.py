@@ -16,6 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from sieverl import families
+
 NAME = "sieverl"
 PLAIN = {"sliding_window", "position_ids", "use_cache", "output_attentions", "is_causal"}  # the mask says the rest
 SHORT = 1024  # columns up to which bfloat16 keeps a whole square of attention weights on a CPU
@@ -64,22 +66,32 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def use(model: Any) -> bool:
-    """Make `model` use this attention where it would use scaled-dot-product attention; whether it does."""
-    if getattr(model.config, "_attn_implementation", None) == "sdpa":
+    """Make `model` use this attention where it would use scaled-dot-product attention; whether it does.
+
+    A family that is not known stays as it is. A soft cap of the scores (Gemma 2) is unknown to scaled-dot-product
+    attention, and transformers ignores it there: such a model computes its own eager attention.
+    """
+    chosen = getattr(model.config, "_attn_implementation", None)
+    if chosen == "sdpa" and getattr(model.config, "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")
+    elif chosen == "sdpa" and families.own_attention(model.config):
         model.set_attn_implementation(NAME)
     return getattr(model.config, "_attn_implementation", None) == NAME
 
 
 def decoding(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """The heads of a group together, so that keys and values are never copied (R = B K rows of both)."""
+    """The heads of a group together, so that keys and values are never copied (R = B K rows of both).
+
+    `mask` is [B, 1 or H, 1, L]. Values may have another size than keys (DeepSeek).
+    """
     rows, heads, _, size = query.shape
     query_RGD, key_RLD, value_RLD = (query * scale).reshape(rows * key.shape[1], -1, size), _flat(key), _flat(value)
     score_BHL = torch.bmm(query_RGD, key_RLD.transpose(1, 2)).view(rows, heads, -1)
     if mask is not None:
-        mask = mask[:, 0, :, : key.shape[2]]
+        mask = mask[:, :, 0, : key.shape[2]]
         score_BHL = score_BHL.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else score_BHL + mask
     weight_RGL = score_BHL.softmax(-1).view(query_RGD.shape[0], -1, key.shape[2])
-    return torch.bmm(weight_RGL, value_RLD).view(rows, 1, heads, size)
+    return torch.bmm(weight_RGL, value_RLD).view(rows, 1, heads, value.shape[-1])
 
 
 def packed(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scale: float, window: int | None) -> Tensor:
@@ -90,7 +102,7 @@ def packed(query: Tensor, key: Tensor, value: Tensor, rows: Rows, scale: float, 
     for shape, *parts in zip(rows.shapes, *blocks, strict=True):
         query_BHLD, key_BKLD, value_BKLD = (x.view(*shape, *x.shape[1:]).transpose(1, 2) for x in parts)
         out_BHLD = causal(query_BHLD, key_BKLD, value_BKLD, scale, window)
-        out.append(out_BHLD.transpose(1, 2).reshape(parts[0].shape))
+        out.append(out_BHLD.transpose(1, 2).flatten(0, 1))
     return torch.cat(out).index_select(0, rows.place_P)[None]
 
 
@@ -121,20 +133,21 @@ class Square(torch.autograd.Function):
         weight.view(-1, columns, columns).add_(future)
         weight = weight.softmax(-1)
         ctx.save_for_backward(query, key, value, weight)
-        return torch.bmm(weight, value).view(batch, heads, columns, size)
+        return torch.bmm(weight, value).view(batch, heads, columns, -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value, weight = ctx.saved_tensors
-        shape = grad.shape
-        grad = grad.reshape(query.shape)
+        rows, heads, columns, _ = grad.shape
+        grad = grad.reshape(*query.shape[:2], -1)
         grad_value = torch.bmm(weight.transpose(1, 2), grad)
         grad_weight = torch.bmm(grad, value.transpose(1, 2))
         grad_score = torch.ops.aten._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
         grad_query = torch.bmm(grad_score, key)
         grad_key = torch.bmm(grad_score.transpose(1, 2), query)
-        narrow = (shape[0], -1, *shape[2:])
-        return grad_query.view(shape), grad_key.view(narrow), grad_value.view(narrow)
+        narrow = (rows, -1, columns)
+        wide = grad_query.view(rows, heads, columns, -1)
+        return wide, grad_key.view(*narrow, key.shape[-1]), grad_value.view(*narrow, value.shape[-1])
 
 
 def _flat(x: Tensor) -> Tensor:

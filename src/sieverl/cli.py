@@ -77,7 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     eval_command.add_arguments(evaluation)
     add_arguments(data)
-    add("doctor", _doctor, "say what is installed, what is missing and the command that adds it")
+    doctor = add("doctor", _doctor, "say what is installed and what is missing, or how a model is computed")
+    doctor.add_argument("--model", metavar="M", help="a model directory, run, checkpoint or Hub id; `base`")
     return parser
 
 
@@ -199,4 +200,4 @@ def _data(args: argparse.Namespace) -> None:
 def _doctor(args: argparse.Namespace) -> int:
     from sieverl import doctor
 
-    return doctor.show()
+    return doctor.show_model(args.model) if args.model else doctor.show()

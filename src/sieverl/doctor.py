@@ -22,13 +22,38 @@ def version(package: str) -> str | None:
         return None
 
 
+def show_model(name: str) -> int:
+    """Print how SieveRL computes a model, and why; a model that it cannot take is refused in one line."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from sieverl import families
+    from sieverl.loading import find_model, load_policy
+    from sieverl.rollout.torch_engine import chosen_ways
+
+    disable_progress_bar()
+    policy = load_policy(find_model(name)[0], "float32")
+    config, ways = policy.causal.config, chosen_ways(policy)
+    limit, why = families.longest(config)
+    table = Table(title=f"{escape(name)}: {config.model_type}, {policy.causal.num_parameters():,} parameters")
+    for column in ("what", "how"):
+        table.add_column(column)
+    table.add_row("learner", "packed tokens" if ways.packed else "padded rows")
+    table.add_row("decoding", families.DECODING[ways.decoding])
+    table.add_row("why", ways.why or "the fastest ways are right for it")
+    table.add_row("longest row", f"{limit:,} tokens, {why}" if limit else "no limit")
+    Console().print(table)
+    return 0
+
+
 def show() -> int:
     """Print the table; 3 when something that SieveRL needs is missing, else 0."""
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from sieverl.model import load_model, load_tokenizer
     from sieverl.setup import BASE
 
+    disable_progress_bar()
     table = Table(title=f"SieveRL {version('sieverl')} on Python {platform.python_version()}, {platform.system()}")
     for column in ("what", "found", "to do"):
         table.add_column(column, no_wrap=column == "to do")

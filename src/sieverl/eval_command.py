@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sieverl import families
 from sieverl.data.command import pairs, value
 from sieverl.errors import UsageError
 from sieverl.types import Prompt
@@ -249,7 +250,7 @@ def evaluate(
 
 def check_context(policy: Policy, one: Task, tokens: Sequence[Sequence[int]]) -> None:
     """A UsageError with the arithmetic when the longest prompt and response exceed the model's positions."""
-    limit = getattr(policy.causal.config, "max_position_embeddings", None)
+    limit, why = families.longest(policy.causal.config)
     longest, where = max((len(ids), i) for i, ids in enumerate(tokens))
     if not limit or longest + one.max_tokens <= limit:
         return
@@ -257,7 +258,7 @@ def check_context(policy: Policy, one: Task, tokens: Sequence[Sequence[int]]) ->
     advice = f"use --max-tokens {room} or less" if room > 0 else "it needs a model with a longer context, or a --limit"
     raise UsageError(
         f"{one.name}: prompt {one.prompts[where].id} has {longest:,} tokens and --max-tokens is {one.max_tokens:,}: "
-        f"together {longest + one.max_tokens:,}, but the model takes {limit:,}; {advice}"
+        f"together {longest + one.max_tokens:,}, but the model takes {limit:,}, {why}; {advice}"
     )
 
 

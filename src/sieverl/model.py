@@ -6,7 +6,9 @@ Legend: B rows, L columns, D hidden size, T tokens, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
+import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -17,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sieverl import attention, norm
-from sieverl.errors import DataError
+from sieverl import attention, families, norm
+from sieverl.errors import DataError, UsageError
 from sieverl.packing import Layout, Sample, layout
 
 CHUNK_BYTES = 32 << 20  # float32 logits held at a time
@@ -38,13 +40,19 @@ class Policy:
         self.causal = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
         self.own_attention = attention.use(self.causal)
         norm.use(self.causal)
-        self.decoder = self.causal.base_model
+        base = self.causal.base_model
+        self.decoder = self.causal.model if base is self.causal else base  # Llama 4 names another prefix than it has
         self.head = self.causal.get_output_embeddings()
-        config = self.causal.config
-        self.scale = 1.0 / getattr(config, "logits_scaling", 1.0) * getattr(config, "logit_scale", 1.0)
-        self.softcap = getattr(config, "final_logit_softcapping", None)
+        if hasattr(self.head, "base_layer"):
+            raise UsageError(
+                "the LoRA adapters stand on the output layer, whose weights make the log-probs without them; leave "
+                "it out of model.lora.targets (all-linear does)"
+            )
+        self.scale, self.softcap = families.logit_scale(self.causal.config), families.softcap(self.causal.config)
         self.device = next(self.causal.parameters()).device
         self.float64 = next(self.causal.parameters()).dtype == torch.float64
+        if self.float64 and getattr(self.causal.config, "_experts_implementation", None) == "grouped_mm":
+            self.causal.set_experts_implementation("eager")  # grouped products know no float64
         pad = self.tokenizer.pad_token_id if self.tokenizer is not None else None
         self.pad = int(pad or 0)
 
@@ -66,9 +74,9 @@ class Policy:
         slots = []
         if self.compute == torch.bfloat16:
             copies: dict[int, Tensor] = {}
-            for module in self.causal.modules():
+            for path, module in self.causal.named_modules():
                 for name, p in module._parameters.items():
-                    if p is not None:
+                    if p is not None and not self._stays_float32(f"{path}.{name}"):
                         slots.append((module._parameters, name, p))
             for parameters, name, p in slots:
                 if id(p) not in copies:
@@ -80,19 +88,32 @@ class Policy:
             for parameters, name, p in slots:
                 parameters[name] = p
 
+    def _stays_float32(self, name: str) -> bool:
+        """Whether the family computes with this parameter in float32 whatever the dtype (states of Mamba, say)."""
+        kept = getattr(self.causal, "_keep_in_fp32_modules_strict", None) or ()
+        return any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", name) for part in kept)
+
     def hidden(
         self, ids_BL: Tensor, positions_BL: Tensor | None = None, mask_BL: Tensor | None = None, cache: Any = None
     ) -> Tensor:
         """Last hidden states, [B, L, D]. Without a mask attention is plainly causal: right padding is harmless."""
+        given = {"attention_mask": mask_BL, "position_ids": positions_BL, "past_key_values": cache}
+        given = {name: value for name, value in given.items() if value is not None}  # a family may not know some
         with self._adapted():
-            out = self.decoder(
-                input_ids=ids_BL,
-                attention_mask=mask_BL,
-                position_ids=positions_BL,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            )
+            out = self.decoder(input_ids=ids_BL, use_cache=cache is not None, **given)
         return out.last_hidden_state
+
+    def continued(self, ids_BL: Tensor, cache: Any, used: int) -> tuple[Tensor, Any]:
+        """Last hidden states, [B, L, D], and the library's cache, so far of `used` columns; None begins one."""
+        known = inspect.signature(self.decoder.forward).parameters
+        name = next(name for name in ("past_key_values", "cache_params") if name in known)
+        given: dict[str, Any] = {} if cache is None else {name: cache}
+        if "position_ids" in known:  # a cache of states alone may not know how long its rows are
+            positions = torch.arange(used, used + ids_BL.shape[1], device=ids_BL.device)
+            given["position_ids"] = positions.expand(len(ids_BL), -1)
+        with self._adapted():
+            out = self.decoder(input_ids=ids_BL, use_cache=True, **given)
+        return out.last_hidden_state, getattr(out, name)
 
     def hidden_at(self, where: Layout) -> Tensor:
         """The hidden states that predict each response token of a micro-batch, [T, D]."""
@@ -102,14 +123,19 @@ class Policy:
         return hidden_PD.index_select(0, where.predict_T)
 
     @cached_property
+    def ways(self) -> families.Ways:
+        """How the model may be computed, by what its configuration says."""
+        return families.ways(self.causal.config)
+
+    @cached_property
     def packs(self) -> bool:
-        """Whether the model takes packed tokens: tried once on two responses of one prompt."""
-        if not self.own_attention:
+        """Whether the learner packs tokens: where the configuration allows it and a trial past the window agrees."""
+        if not self.own_attention or not self.ways.packed:
             return False
         known = torch.arange(12, device=self.device) % self.head.weight.shape[0]
         prompt, one, other = (part.tolist() for part in known.split((5, 4, 3)))
         where = layout([Sample(prompt, one, [], 0.0), Sample(prompt, other, [], 0.0)], self.device)
-        with torch.no_grad():
+        with torch.no_grad(), families.narrowed(self.causal, 3):
             try:
                 return torch.allclose(self._packed(where), self._padded(where), atol=1e-3, rtol=1e-3)
             except Exception:  # a family that takes no such arguments may fail in any way
@@ -173,7 +199,7 @@ class TokenLogp(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         """float32 logits over temperature and, with a soft cap, the derivative of the cap."""
         scale, softcap, temperature = spec
-        logits = torch.nn.functional.linear(hidden, weight, bias)
+        logits = torch.nn.functional.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if softcap is None:
             return (logits if scale == 1.0 else logits.mul_(scale)), None

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from sieverl import checkpoint
+from sieverl import checkpoint, families
 from sieverl.algorithm import Algorithm
 from sieverl.algorithms import get_algorithm
 from sieverl.axes import with_axes
@@ -29,7 +29,7 @@ from sieverl.metrics import MetricsLog
 from sieverl.model import DTYPES, Policy, load_model, load_tokenizer, stop_ids
 from sieverl.recipe import Recipe, load, to_toml
 from sieverl.rollout.protocol import Engine, Sampling
-from sieverl.rollout.torch_engine import TorchEngine
+from sieverl.rollout.torch_engine import TorchEngine, chosen_ways
 from sieverl.rollout.transformers_engine import TransformersEngine
 from sieverl.types import Prompt
 from sieverl.verify import Pool, check_gold, is_graded
@@ -85,6 +85,7 @@ def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
     eos = stop_ids(policy.causal, tokenizer)
     size = recipe.rollout
     engine = ENGINES[size.engine](policy, size.max_rows)
+    say(f"{policy.causal.config.model_type}: {chosen_ways(policy)}")
     sampling = Sampling(size.max_tokens, eos, size.temperature, stop=size.stop)
     source = Source(prompts, tokens, engine, pool, tokenizer, sampling, recipe.seed, world)
     held = None
@@ -157,15 +158,30 @@ def load_policy(recipe: Recipe, path: str, device: str, found: Path | None, toke
 
 
 def _check_head(policy: Policy, path: str) -> None:
-    """Our log-probs are made from hidden states and the output layer; a family with other last steps is refused."""
-    ids = torch.arange(4, device=policy.device)[None] % policy.head.weight.shape[0]
-    with torch.no_grad():
-        ours, theirs = policy.logits(policy.hidden(ids)), policy.causal(input_ids=ids).logits
-    if not torch.allclose(ours, theirs, atol=1e-3, rtol=1e-3):
-        raise DataError(
-            f"{path}: logits made from the last hidden states differ from the model's own by "
-            f"{float((ours - theirs).abs().max()):.3g}; {type(policy.causal).__name__} is not supported"
-        )
+    """Our log-probs are made from hidden states and the output layer, of tokens that see none to their right.
+
+    A family with other last steps, or one that looks ahead, is refused by name.
+    """
+    families.check(policy.causal.config, path)
+    name = type(policy.causal).__name__
+    ids = torch.arange(8, device=policy.device)[None] % policy.head.weight.shape[0]
+    try:
+        with torch.no_grad():
+            ours, theirs = policy.logits(policy.hidden(ids)), policy.causal(input_ids=ids).logits
+            early = policy.logits(policy.hidden(ids[:, :4]))
+    except Exception as error:  # a family that takes other inputs may fail in any way
+        raise DataError(f"{path}: {name} is not supported; a trial ends in {type(error).__name__}: {error}") from error
+    for what, one, other in (
+        ("logits made from the last hidden states differ from the model's own", ours, theirs),
+        (
+            "a token's logits change with the tokens after it, so that it is no causal language model; they differ",
+            ours[:, :4],
+            early,
+        ),
+    ):
+        if not torch.allclose(one, other, atol=1e-3, rtol=1e-3):
+            gap = float((one - other).abs().max())
+            raise DataError(f"{path}: {what} by {gap:.3g}; {name} is not supported")
 
 
 def _device(name: str) -> str:
@@ -177,12 +193,12 @@ def _device(name: str) -> str:
 
 
 def _check_context(recipe: Recipe, policy: Policy, tokens: Sequence[Sequence[int]]) -> None:
-    limit = getattr(policy.causal.config, "max_position_embeddings", None)
+    limit, why = families.longest(policy.causal.config)
     longest = max(map(len, tokens))
     if limit and longest + recipe.rollout.max_tokens > limit:
         raise UsageError(
             f"the longest prompt has {longest} tokens and rollout.max_tokens = {recipe.rollout.max_tokens}: together "
-            f"{longest + recipe.rollout.max_tokens}, but the model takes {limit}; lower rollout.max_tokens or "
+            f"{longest + recipe.rollout.max_tokens}, but the model takes {limit}, {why}; lower rollout.max_tokens or "
             "data.max_prompt_tokens"
         )
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from sieverl.model import Policy
 
 GROWTH = 64  # columns added at the least when the memory is full
 
@@ -97,3 +100,68 @@ class RowCache(Cache):
         """Copy rows `source` to `target` in every layer, then keep the first `rows`."""
         for layer in self.layers:
             layer.keep(rows, source, target)
+
+
+class LibraryCache:
+    """The library's own memory of rows without padding, whatever it is made of: attention, convolutions, states."""
+
+    def __init__(self) -> None:
+        self.memory: Any = None
+        self.rows = 0
+        self.used = 0
+
+    def prefill(self, policy: Policy, ids_PL: Tensor) -> Tensor:
+        """Hidden states of prompts of one length, [P, L, D]."""
+        self.rows = len(ids_PL)
+        return self.feed(policy, ids_PL)
+
+    def feed(self, policy: Policy, ids_BL: Tensor) -> Tensor:
+        """Hidden states of the next tokens of each row, [B, L, D]."""
+        hidden_BLD, self.memory = policy.continued(ids_BL, self.memory, self.used)
+        self.used += ids_BL.shape[1]
+        return hidden_BLD
+
+    def spread(self, source: Tensor, room: int) -> None:
+        """Row i becomes a copy of row source[i]."""
+        self.rows = len(source)
+        self.memory.reorder_cache(source)
+
+    def keep(self, rows: int, source: Tensor, target: Tensor) -> None:
+        """Copy rows `source` to `target`, then keep the first `rows`."""
+        self.spread(kept(rows, source, target), 0)
+
+
+class NoCache:
+    """The tokens of each row so far, [B, L], for a family that keeps no memory."""
+
+    def __init__(self) -> None:
+        self.ids = torch.empty(0, 0, dtype=torch.int64)
+
+    def prefill(self, policy: Policy, ids_PL: Tensor) -> Tensor:
+        """Hidden states of prompts of one length, [P, L, D]."""
+        self.ids = ids_PL
+        return policy.hidden(ids_PL)
+
+    @property
+    def rows(self) -> int:
+        """Rows that are decoded."""
+        return len(self.ids)
+
+    def spread(self, source: Tensor, room: int) -> None:
+        """Row i becomes a copy of row source[i]."""
+        self.ids = self.ids[source]
+
+    def keep(self, rows: int, source: Tensor, target: Tensor) -> None:
+        """Copy rows `source` to `target`, then keep the first `rows`."""
+        self.spread(kept(rows, source, target), 0)
+
+
+def kept(rows: int, source: Tensor, target: Tensor) -> Tensor:
+    """Which row stands in each of the first `rows` places once rows `source` have moved to `target`.
+
+    >>> kept(3, torch.tensor([4]), torch.tensor([1])).tolist()
+    [0, 4, 2]
+    """
+    index = torch.arange(rows, device=source.device)
+    index[target] = source
+    return index

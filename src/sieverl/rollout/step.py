@@ -17,9 +17,9 @@ from torch.nn.functional import linear, pad, rms_norm
 
 from sieverl import attention
 from sieverl.model import Policy
-from sieverl.rollout.cache import RowCache
+from sieverl.rollout.cache import LibraryCache, NoCache, RowCache
 
-Step = Callable[[Tensor, Tensor, bool, RowCache], Tensor]
+Step = Callable[[Tensor, Tensor, bool, Any], Tensor]
 """(token_B, start_B: columns of padding to the left, whether there are any, cache) -> hidden states [B, X].
 
 More rows come out where the memory has more: finished ones, without meaning."""
@@ -32,6 +32,25 @@ def plain(policy: Policy) -> Step:
         used = cache.get_seq_length()
         mask_BL = _seen(start_B, used, used + 1).long() if padded else None
         return policy.hidden(token_B[:, None], (used - start_B)[:, None], mask_BL, cache)[:, -1]
+
+    return step
+
+
+def library(policy: Policy) -> Step:
+    """The step of any causal LM on the library's own memory, `LibraryCache`: no row has padding."""
+
+    def step(token_B: Tensor, start_B: Tensor, padded: bool, cache: LibraryCache) -> Tensor:
+        return cache.feed(policy, token_B[:, None])[:, -1]
+
+    return step
+
+
+def recompute(policy: Policy) -> Step:
+    """The step of a family that keeps no memory: all tokens again."""
+
+    def step(token_B: Tensor, start_B: Tensor, padded: bool, cache: NoCache) -> Tensor:
+        cache.ids = torch.cat([cache.ids, token_B[:, None]], 1)
+        return policy.hidden(cache.ids)[:, -1]
 
     return step
 
@@ -129,8 +148,7 @@ def fused(policy: Policy) -> Step | None:
     """The step written out, on copies of the weights; None where the model has other parts."""
     decoder, config = policy.decoder, policy.causal.config
     dtype = torch.bfloat16 if policy.compute == torch.bfloat16 else policy.head.weight.dtype
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or not policy.own_attention or policy.model is not policy.causal:
+    if not policy.own_attention or policy.model is not policy.causal:
         return None
     try:
         layers = [Layer.of(dtype, layer) for layer in decoder.layers]
@@ -179,5 +197,8 @@ def fuses(policy: Policy) -> bool:
     ids = torch.arange(8, device=policy.device)[None] % policy.head.weight.shape[0]
     cache = RowCache()
     exact.hidden(ids[:, :-1], cache=cache)
-    ours = step(ids[:, -1], torch.tensor([0], device=policy.device), False, cache)
+    try:
+        ours = step(ids[:, -1], torch.tensor([0], device=policy.device), False, cache)
+    except (RuntimeError, TypeError, ValueError):  # other shapes than the written-out step has
+        return False
     return torch.allclose(ours, exact.hidden(ids)[:, -1], atol=1e-3, rtol=1e-3)

@@ -6,23 +6,33 @@ Samples of a prompt share one prefill, finished responses leave the batch at onc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sieverl.families import Ways
 from sieverl.model import Policy
 from sieverl.rollout import noise
-from sieverl.rollout.cache import GROWTH, RowCache
+from sieverl.rollout.cache import GROWTH, LibraryCache, NoCache, RowCache
 from sieverl.rollout.protocol import OnDone, Request, Sampling
 from sieverl.rollout.sampling import draw
-from sieverl.rollout.step import Step, fused, fuses, plain
+from sieverl.rollout.step import Step, fused, fuses, library, plain, recompute
 from sieverl.types import Array, Rollout
 
 COMPILED = 8  # bfloat16 on a CPU: a kernel is compiled for each number of rows, so rows leave the memory by so many
+
+# the step of each way of decoding, and the memory that it works on
+WAYS: dict[str, tuple[Callable[[Policy], Step | None], Callable[[], Any]]] = {
+    "fused": (fused, RowCache),
+    "rows": (plain, RowCache),
+    "library": (library, LibraryCache),
+    "recompute": (recompute, NoCache),
+}
 
 
 @dataclass
@@ -42,9 +52,10 @@ class TorchEngine:
         self.policy = policy
         self.max_rows = max_rows
         self.version = 0
-        self.fuses = fuses(policy)
+        self.ways = chosen_ways(policy)
+        self.decoding = self.ways.decoding
         compiled = policy.compute == torch.bfloat16 and policy.device.type == "cpu"
-        self.multiple = COMPILED if self.fuses and compiled else 1
+        self.multiple = COMPILED if self.decoding == "fused" and compiled else 1
         self.steps = 0  # decoding forwards so far
         self.slots = 0  # rows through them: tokens sampled and, where `multiple` is not 1, a few finished rows
 
@@ -54,21 +65,26 @@ class TorchEngine:
 
     def sample(self, requests: Sequence[Request], sampling: Sampling, on_done: OnDone | None = None) -> list[Rollout]:
         """One `Rollout` for each sample of each request, in order."""
-        rollouts: list[Rollout] = []
+        make, memory = WAYS[self.decoding]
+        alike = self.decoding in ("library", "recompute")  # which know no padding: prompts of one length together
+        order = sorted(range(len(requests)), key=lambda i: len(requests[i].tokens) if alike else 0)
+        groups: dict[int, list[Rollout]] = {}
         model = self.policy.model
         training = model.training
         model.eval()
         try:
             with torch.no_grad(), self.policy.computing():
-                step = (self.fuses and fused(self.policy)) or plain(self.policy)
-                for wave in waves(requests, self.max_rows):
-                    rollouts += self._decode(wave, sampling, step, on_done)
+                step = make(self.policy) or plain(self.policy)
+                for wave in waves([requests[i] for i in order], self.max_rows, alike):
+                    rollouts = iter(self._decode(wave, sampling, step, memory(), on_done))
+                    for request in wave:
+                        groups[order[len(groups)]] = list(islice(rollouts, request.samples))
         finally:
             model.train(training)
-        return rollouts
+        return [rollout for i in range(len(requests)) for rollout in groups[i]]
 
     def _decode(
-        self, requests: Sequence[Request], sampling: Sampling, step: Step, on_done: OnDone | None
+        self, requests: Sequence[Request], sampling: Sampling, step: Step, cache: Any, on_done: OnDone | None
     ) -> list[Rollout]:
         device = self.policy.device
         owner = np.repeat(np.arange(len(requests)), [r.samples for r in requests])
@@ -80,7 +96,6 @@ class TorchEngine:
         logps = np.zeros(tokens.shape, dtype=np.float64 if self.policy.float64 else np.float32)
         eos = np.array(sampling.eos, dtype=np.int64)
 
-        cache = RowCache()
         logits_PV, start_P = self._prefill(requests, cache)
         spread = torch.from_numpy(owner).to(device)
         cache.spread(spread, min(sampling.max_tokens, GROWTH))
@@ -112,7 +127,7 @@ class TorchEngine:
             logits_BV = self._step(step, rows, cache, padded)
         return [done[i] for i in range(len(owner))]
 
-    def _prefill(self, requests: Sequence[Request], cache: RowCache) -> tuple[Tensor, Tensor]:
+    def _prefill(self, requests: Sequence[Request], cache: Any) -> tuple[Tensor, Tensor]:
         """Logits of the first response token, [P, V], and how many columns of left padding each prompt has, [P]."""
         device = self.policy.device
         width = max(len(r.tokens) for r in requests)
@@ -122,17 +137,20 @@ class TorchEngine:
         start_P = torch.tensor([width - len(r.tokens) for r in requests], device=device)
         columns = torch.arange(width, device=device)
         mask = (columns >= start_P[:, None]).long() if bool(start_P.any()) else None
-        positions = (columns - start_P[:, None]).clamp(min=0)
-        hidden = self.policy.hidden(ids.to(device), positions, mask, cache)
+        ids = ids.to(device)
+        if isinstance(cache, RowCache):
+            hidden = self.policy.hidden(ids, (columns - start_P[:, None]).clamp(min=0), mask, cache)
+        else:
+            hidden = cache.prefill(self.policy, ids)
         return self.policy.logits(hidden[:, -1]), start_P
 
-    def _step(self, step: Step, rows: Rows, cache: RowCache, padded: bool) -> Tensor:
+    def _step(self, step: Step, rows: Rows, cache: Any, padded: bool) -> Tensor:
         """Feed each live row its last token; the logits of the next, [B, V]."""
         self.steps += 1
         self.slots += cache.rows
         return self.policy.logits(step(rows.token, rows.start, padded, cache))[: len(rows.response)]
 
-    def _leave(self, rows: Rows, cache: RowCache, leaving_B: Array) -> None:
+    def _leave(self, rows: Rows, cache: Any, leaving_B: Array) -> None:
         """Fill the places of finished rows with the last live ones, and shrink the batch to the live rows."""
         live = int((~leaving_B).sum())
         target = np.flatnonzero(leaving_B[:live])
@@ -155,11 +173,27 @@ class TorchEngine:
         return np.array([any(s in tail for s in stop) for tail in tails])
 
 
-def waves(requests: Sequence[Request], max_rows: int) -> Iterator[list[Request]]:
-    """Requests in order, as many at a time as have at most `max_rows` samples (a larger one goes alone)."""
+def chosen_ways(policy: Policy) -> Ways:
+    """How the policy is computed: what its configuration allows, less what a trial on it shows to be wrong."""
+    ways = policy.ways
+    if ways.packed and not policy.packs:
+        ways = replace(ways, packed=False, why=ways.why or "packed tokens gave other hidden states in a trial")
+    if ways.decoding == "fused" and not fuses(policy):
+        adapted = policy.model is not policy.causal
+        why = "no step is written out for adapters" if adapted else "the written-out step differed in a trial"
+        ways = replace(ways, decoding="rows", why=ways.why or why)
+    return ways
+
+
+def waves(requests: Sequence[Request], max_rows: int, alike: bool = False) -> Iterator[list[Request]]:
+    """Requests in order, as many at a time as have at most `max_rows` samples (a larger one goes alone).
+
+    `alike` ones have prompts of one length.
+    """
     wave: list[Request] = []
     for request in requests:
-        if wave and sum(r.samples for r in wave) + request.samples > max_rows:
+        other = alike and wave and len(wave[0].tokens) != len(request.tokens)
+        if wave and (other or sum(r.samples for r in wave) + request.samples > max_rows):
             yield wave
             wave = []
         wave.append(request)
