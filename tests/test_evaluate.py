@@ -304,7 +304,7 @@ def test_lora_checkpoints_are_models(evaluate):
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from sieverl.model import load_model, load_tokenizer
+    from sieverl.model_files import load_model, load_tokenizer
 
     torch.manual_seed(0)
     config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)

@@ -26,7 +26,7 @@ def show() -> int:
     """Print the table; 3 when something that SieveRL needs is missing, else 0."""
     import torch
 
-    from sieverl.model import load_model, load_tokenizer
+    from sieverl.model_files import load_model, load_tokenizer
     from sieverl.setup import BASE
 
     table = Table(title=f"SieveRL {version('sieverl')} on Python {platform.python_version()}, {platform.system()}")

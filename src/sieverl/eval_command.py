@@ -207,7 +207,7 @@ def evaluate(
     from sieverl.data.chat import has_chat_template
     from sieverl.gather import Source
     from sieverl.loading import load_policy, weights_hash
-    from sieverl.model import stop_ids
+    from sieverl.model_files import stop_ids
     from sieverl.results import overview, sha256, show, versions, write
     from sieverl.rollout.protocol import Sampling
     from sieverl.rollout.torch_engine import TorchEngine

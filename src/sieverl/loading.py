@@ -12,7 +12,8 @@ import torch
 
 from sieverl import checkpoint, setup
 from sieverl.errors import DataError
-from sieverl.model import Policy, load_tokenizer
+from sieverl.model import Policy
+from sieverl.model_files import load_tokenizer
 from sieverl.recipe import build
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # weights, configuration, tokenizer

@@ -26,7 +26,8 @@ from sieverl.gather import Source
 from sieverl.learner import Learner
 from sieverl.loop import Run, State
 from sieverl.metrics import MetricsLog
-from sieverl.model import DTYPES, Policy, load_model, load_tokenizer, stop_ids
+from sieverl.model import Policy
+from sieverl.model_files import DTYPES, load_model, load_tokenizer, stop_ids
 from sieverl.recipe import Recipe, load, to_toml
 from sieverl.rollout.protocol import Engine, Sampling
 from sieverl.rollout.torch_engine import TorchEngine
