@@ -26,7 +26,7 @@ def show() -> int:
     """Print the table; 3 when something that SieveRL needs is missing, else 0."""
     import torch
 
-    from sieverl.model_files import load_model, load_tokenizer
+    from sieverl.model_files import check_vocabulary, load_model, load_tokenizer
     from sieverl.setup import BASE
 
     table = Table(title=f"SieveRL {version('sieverl')} on Python {platform.python_version()}, {platform.system()}")
@@ -43,7 +43,8 @@ def show() -> int:
     cuda = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "none"
     table.add_row("GPU", cuda, "")
     table.add_row("CPU threads of PyTorch", f"{torch.get_num_threads()} of {os.cpu_count()}", "")
-    parameters = load_model(str(BASE)).num_parameters()
-    table.add_row("shipped model", f"{parameters:,} parameters, {len(load_tokenizer(str(BASE)))} tokens", "")
+    model, tokenizer = load_model(str(BASE)), load_tokenizer(str(BASE))
+    check_vocabulary(model, tokenizer, str(BASE))
+    table.add_row("shipped model", f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", "")
     Console().print(table)
     return 3 if missing else 0

@@ -201,8 +201,6 @@ def evaluate(
     console: Console,
 ) -> None:
     """Measure one benchmark after the other; each result is written as soon as it is there."""
-    from transformers.utils.logging import disable_progress_bar
-
     from sieverl.data import Template, render
     from sieverl.data.chat import has_chat_template
     from sieverl.gather import Source
@@ -213,7 +211,6 @@ def evaluate(
     from sieverl.rollout.torch_engine import TorchEngine
     from sieverl.verify import Pool
 
-    disable_progress_bar()
     policy = load_policy(path, args.dtype)
     tokenizer, engine = policy.tokenizer, TorchEngine(policy, args.max_rows)
     chat = args.template == "chat" or (args.template == "auto" and has_chat_template(tokenizer))

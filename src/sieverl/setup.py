@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers.utils.logging import disable_progress_bar
 
 from sieverl import checkpoint
 from sieverl.algorithm import Algorithm
@@ -27,7 +27,15 @@ from sieverl.learner import Learner
 from sieverl.loop import Run, State
 from sieverl.metrics import MetricsLog
 from sieverl.model import Policy
-from sieverl.model_files import DTYPES, load_model, load_tokenizer, stop_ids
+from sieverl.model_files import (
+    DTYPES,
+    check_attention,
+    check_vocabulary,
+    load_adapters,
+    load_model,
+    load_tokenizer,
+    stop_ids,
+)
 from sieverl.recipe import Recipe, load, to_toml
 from sieverl.rollout.protocol import Engine, Sampling
 from sieverl.rollout.torch_engine import TorchEngine
@@ -59,7 +67,14 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
 
 def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
     """Everything a run needs, checked. Nothing is written before all of it has loaded."""
-    disable_progress_bar()
+    with ExitStack() as undo:  # a start that fails leaves no worker behind
+        run = _prepare(recipe, resume, say, undo)
+        undo.pop_all()
+    return run
+
+
+def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
+    check_attention(recipe.model.attention)
     algorithm = chosen_algorithm(recipe)
     run_dir = Path(recipe.run_dir)
     world = join()
@@ -77,7 +92,8 @@ def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
     tokenizer = load_tokenizer(path)
     heldout = _prompts(recipe.evaluate, None, recipe.evaluate.limit) if recipe.evaluate.source else []
     prompts, tokens = _training_prompts(recipe, tokenizer, heldout, say)
-    pool = Pool(recipe.verify.spec, recipe.verify.workers, recipe.verify.timeout_s, recipe.verify.memory_mb)
+    limits = recipe.verify
+    pool = undo.enter_context(Pool(limits.spec, limits.workers, limits.timeout_s, limits.memory_mb))
     _check_gold_answers(recipe, pool, prompts)
 
     device = _device(recipe.model.device)
@@ -142,16 +158,16 @@ def load_policy(recipe: Recipe, path: str, device: str, found: Path | None, toke
     lora = recipe.model.lora
     full = str(found) if found and not lora.rank else path
     model = load_model(full, recipe.dtype, device, recipe.model.attention)
-    if lora.rank:
-        from peft import LoraConfig, PeftModel, get_peft_model
+    check_vocabulary(model, tokenizer, path)
+    if lora.rank and found:
+        model = load_adapters(model, found)
+    elif lora.rank:
+        from peft import LoraConfig, get_peft_model
 
-        if found:
-            model = PeftModel.from_pretrained(model, found, is_trainable=True)
-        else:
-            torch.manual_seed(recipe.seed)
-            targets: Any = lora.targets if lora.targets == "all-linear" else lora.targets.split(",")
-            config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets)
-            model = get_peft_model(model, config)
+        torch.manual_seed(recipe.seed)
+        targets: Any = lora.targets if lora.targets == "all-linear" else lora.targets.split(",")
+        config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets)
+        model = get_peft_model(model, config)
     policy = Policy(model, tokenizer, DTYPES[recipe.dtype])
     _check_head(policy, full)
     return policy
