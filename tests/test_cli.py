@@ -75,6 +75,39 @@ def test_usage_errors_name_the_way_out(work, capsys):
     assert sieverl(capsys, "algorithms", "--what")[0] == 2
 
 
+# options -> what the one line says
+MISTAKES = {
+    "train.lr = inf": "train.lr = inf is no finite number",
+    "train.eps = nan": "train.eps",
+    "train.eps = 0.0": "greater than 0",
+    "train.betas = [0.9, 1.0]": "less than 1",
+    "train.betas = [-0.1, 0.9]": "greater than or equal to 0",
+    "train.betas = [inf, 0.9]": "train.betas",
+    "train.weight_decay = inf": "train.weight_decay = inf",
+    "rollout.temperature = inf": "rollout.temperature = inf",
+    "model.lora.alpha = inf": "model.lora.alpha = inf",
+    "model.lora.alpha = 0": "greater than 0",
+    "model.lora.targets = ''": "model.lora.targets",
+    "verify.timeout_s = inf": "verify.timeout_s = inf",
+    "verify.tolerance = nan": "verify.tolerance = nan",
+    "data.options.ratio = nan": "data.options.ratio = nan",
+    "axes.clip_low = nan": "axes.clip_low = nan",
+    "evaluate.every = 5": "set evaluate.source",
+    "evaluate.temperature = 0": "evaluate.samples = 4",
+    "axes.kl = k2": "axes.kl_coefficient",
+    "axes.penalty_over = kept": "axes.kl_coefficient or axes.entropy_coefficient",
+    "data.limit = 0": "greater than 0",
+    "data.limit = -1": "greater than 0",
+    "rollout.stop = ['']": "rollout.stop",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_in_the_recipe_that_cannot_work_are_refused(work, capsys, mistake):
+    key, value = mistake.split(" = ")
+    refused(capsys, work, 2, MISTAKES[mistake], "train", "r.toml", f"--{key}={value}")
+
+
 def test_S8_a_start_without_a_step_does_not_block_another_recipe(work, capsys):
     (work / "run" / "rollouts").mkdir(parents=True)
     (work / "run" / "recipe.toml").write_text(to_toml(load("r.toml", {"run_dir": "run", "train.lr": 0.5})))
