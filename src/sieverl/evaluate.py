@@ -64,7 +64,7 @@ def paired_interval(a_P: Array, b_P: Array) -> Interval:
     that differ otherwise. One prompt says nothing of others: [-1, 1].
 
     >>> [round(x, 3) for x in paired_interval(np.array([0.0, 0.5, 0.5, 1.0]), np.array([0.5, 0.5, 1.0, 1.0]))]
-    [0.25, -0.206, 0.706]
+    [0.25, -0.209, 0.709]
     """
     difference_P = b_P - a_P
     mean = float(difference_P.mean())
