@@ -24,7 +24,8 @@ from sieverl.algorithms import get_algorithm
 from sieverl.data import Cursor
 from sieverl.gather import Source, gather
 from sieverl.learner import Learner
-from sieverl.model import DTYPES, Policy, load_model, load_tokenizer, stop_ids
+from sieverl.model import Policy
+from sieverl.model_files import DTYPES, load_model, load_tokenizer, stop_ids
 from sieverl.packing import pack
 from sieverl.recipe import Train
 from sieverl.rollout.protocol import Request, Sampling

@@ -22,7 +22,8 @@ from bench.products import Products
 from bench.workloads import WORKLOADS, Workload, shape
 from sieverl.algorithms import get_algorithm
 from sieverl.learner import Learner
-from sieverl.model import DTYPES, Policy
+from sieverl.model import Policy
+from sieverl.model_files import DTYPES
 from sieverl.packing import Sample, layout, micro_batches, pack
 from sieverl.recipe import Train
 from sieverl.types import Credit, Responses

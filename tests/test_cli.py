@@ -75,6 +75,77 @@ def test_usage_errors_name_the_way_out(work, capsys):
     assert sieverl(capsys, "algorithms", "--what")[0] == 2
 
 
+# options -> what the one line says
+MISTAKES = {
+    "train.lr = inf": "train.lr = inf is no finite number",
+    "train.eps = nan": "train.eps",
+    "train.eps = 0.0": "greater than 0",
+    "train.betas = [0.9, 1.0]": "less than 1",
+    "train.betas = [-0.1, 0.9]": "greater than or equal to 0",
+    "train.betas = [inf, 0.9]": "train.betas",
+    "train.weight_decay = inf": "train.weight_decay = inf",
+    "rollout.temperature = inf": "rollout.temperature = inf",
+    "model.lora.alpha = inf": "model.lora.alpha = inf",
+    "model.lora.alpha = 0": "greater than 0",
+    "model.lora.targets = ''": "model.lora.targets",
+    "verify.timeout_s = inf": "verify.timeout_s = inf",
+    "verify.tolerance = nan": "verify.tolerance = nan",
+    "data.options.ratio = nan": "data.options.ratio = nan",
+    "axes.clip_low = nan": "axes.clip_low = nan",
+    "evaluate.every = 5": "set evaluate.source",
+    "evaluate.temperature = 0": "evaluate.samples = 4",
+    "axes.kl = k2": "axes.kl_coefficient",
+    "axes.penalty_over = kept": "axes.kl_coefficient or axes.entropy_coefficient",
+    "data.limit = 0": "greater than 0",
+    "data.limit = -1": "greater than 0",
+    "rollout.stop = ['']": "rollout.stop",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_in_the_recipe_that_cannot_work_are_refused(work, capsys, mistake):
+    key, value = mistake.split(" = ")
+    refused(capsys, work, 2, MISTAKES[mistake], "train", "r.toml", f"--{key}={value}")
+
+
+def test_S8_a_start_without_a_step_does_not_block_another_recipe(work, capsys):
+    (work / "run" / "rollouts").mkdir(parents=True)
+    (work / "run" / "recipe.toml").write_text(to_toml(load("r.toml", {"run_dir": "run", "train.lr": 0.5})))
+    (work / "run" / "metrics.jsonl").write_text('{"step": 0, "eval/heldout/avg@4": 0.5}\n')
+    (work / "run" / "rollouts" / "step-000001.parquet").write_text("of the other recipe")
+    code, _, err = sieverl(capsys, "train", "r.toml", "--run-dir", "run")
+    assert code == 0, err
+    assert load("run/recipe.toml").train.lr == 1e-6
+    assert [row["step"] for row in MetricsLog(work / "run" / "metrics.jsonl").rows()] == [0, 1]
+    refused(capsys, work, 2, "holds a run with train.lr = 1e-06", "train", "r.toml", "--run-dir", "run", "--train.lr=1")
+    refused(
+        capsys, work, 2, "verify.boxes = None, not 'first'", "train", "r.toml", "--run-dir=run", "--verify.boxes=first"
+    )
+    shutil.rmtree(work / "run" / "checkpoints")
+    refused(capsys, work, 2, "holds a run with train.lr = 1e-06", "train", "r.toml", "--run-dir", "run", "--train.lr=1")
+
+
+def test_S8_a_reward_that_fails_at_the_start_can_be_repaired(work, capsys):
+    function = "def graded(response, row):\n    return 1.0\n"
+    (work / "rewards.py").write_text(function)
+    train = ("train", "r.toml", "--run-dir", "run", "--data.check_gold", "0", "--verify.name")
+    refused(capsys, work, 2, "rewads.py", *train, "rewads.py:graded")
+    code, _, err = sieverl(capsys, *train, "rewards.py:graded")
+    assert code == 0, err
+
+
+def test_S15_mistakes_are_told_before_recipes_are_compared(work, capsys):
+    train = ("train", "r.toml", "--run-dir", "run")
+    assert sieverl(capsys, *train)[0] == 0
+    refused(capsys, work, 2, "Did you mean boxes?", *train, "--verify.boxs", "last")
+    refused(capsys, work, 2, "Did you mean math?", *train, "--verify.name", "mth")
+    refused(capsys, work, 2, "Did you mean sdpa?", *train, "--model.attention", "sdpaa")
+    refused(capsys, work, 2, "Did you mean grpo?", *train, "--algorithm", "grpoo")
+    refused(capsys, work, 3, "dat.jsonl", *train, "--data.source", "dat.jsonl")
+    refused(capsys, work, 2, "allowed: auto, cpu, cuda", *train, "--model.device", "cude")
+    refused(capsys, work, 2, "holds a run with verify.boxes = None", *train, "--verify.boxes", "last")
+
+
 def test_data_errors_name_file_and_line(work, capsys):
     refused(capsys, work, 3, "missing.jsonl", "train", "r.toml", "--data.source", "missing.jsonl")
     (work / "broken.jsonl").write_text('{"prompt": "1+1", "answer": "2"}\n{"prompt": \n')

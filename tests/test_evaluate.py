@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import BASE, ROOT
+from intervals import coverage
 
 from sieverl.benchmark import measure, reader, summarise
 from sieverl.cli import main
@@ -64,9 +65,29 @@ def test_majority_ties_and_silence():
     assert majority([None]) is None
 
 
-def test_student_t_against_the_table():
-    for freedom, value in {3: 3.182, 4: 2.776, 9: 2.262, 29: 2.045, 99: 1.984}.items():
-        assert t95(freedom) == pytest.approx(value, rel=0.01)
+def test_M14_student_t_against_the_table():
+    for freedom, value in {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 29: 2.045, 99: 1.984}.items():
+        assert t95(freedom) == pytest.approx(value, abs=5e-4)
+
+
+@pytest.mark.parametrize("difference", [1.0, 0.25, -0.5, 0.1])
+def test_M14_two_prompts_that_agree_give_a_width(difference):
+    a_P = np.array([0.5, 0.5]) - difference / 2
+    mean, low, high = paired_interval(a_P, a_P + difference)
+    assert mean == pytest.approx(difference)
+    assert low < 0 < high, "two prompts tell next to nothing"
+    assert high - low > 0.9
+    for value in (0.0, 0.3, 1.0):
+        _, low, high = mean_interval(np.array([value, value]), samples=4)
+        assert high - low > 0.5
+
+
+@pytest.mark.parametrize("prompts", [2, 10, 30])
+@pytest.mark.parametrize("samples", [1, 4])
+@pytest.mark.parametrize("shape", [(1.0, 1.0), (0.5, 10.0)])
+def test_M14_intervals_cover_as_documented(prompts, samples, shape):
+    for share in coverage(prompts, samples, shape, runs=400).values():
+        assert 0.90 <= share <= 1.0
 
 
 def test_interval_by_hand():
@@ -304,7 +325,7 @@ def test_lora_checkpoints_are_models(evaluate):
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from sieverl.model import load_model, load_tokenizer
+    from sieverl.model_files import load_model, load_tokenizer
 
     torch.manual_seed(0)
     config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
@@ -383,6 +404,11 @@ def test_comparison_is_paired_and_names_what_differs(evaluate):
     result("b", {i: i % 3 != 0 for i in range(30)}, 1, 1.0)
     assert "B is better" in evaluate("--compare", "a.json", "b.json")[1]
     assert "A is better" in evaluate("--compare", "b.json", "a.json")[1]
+    result("b", dict.fromkeys(range(30), 0), 1, 1.0)
+    code, said = evaluate("--compare", "a.json", "b.json")
+    assert code == 0
+    assert said.count("no prompt differs") == 2, "in the table and in the closing line"
+    assert "interval of avg" not in said
     result("b", {99: 1}, 1, 1.0)
     code, said = evaluate("--compare", "a.json", "b.json")
     assert code == 2

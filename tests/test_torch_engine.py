@@ -111,7 +111,10 @@ def test_stop_strings_end_a_response(random_model):
     class Letters:
         pad_token_id = 0
 
-        def batch_decode(self, rows):
+        def encode(self, text, add_special_tokens):
+            return []
+
+        def batch_decode(self, rows, clean_up_tokenization_spaces=False):
             return ["".join(chr(97 + t % 26) for t in row) for row in rows]
 
     tokenizer = Letters()

@@ -117,6 +117,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|end|>",
+        unk_token=None,  # or the family's own is added, as an id without an embedding
         pad_token="<|pad|>",
         additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>"],
         clean_up_tokenization_spaces=False,

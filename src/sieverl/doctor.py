@@ -50,7 +50,7 @@ def show() -> int:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from sieverl.model import load_model, load_tokenizer
+    from sieverl.model_files import check_vocabulary, load_model, load_tokenizer
     from sieverl.setup import BASE
 
     disable_progress_bar()
@@ -68,7 +68,8 @@ def show() -> int:
     cuda = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "none"
     table.add_row("GPU", cuda, "")
     table.add_row("CPU threads of PyTorch", f"{torch.get_num_threads()} of {os.cpu_count()}", "")
-    parameters = load_model(str(BASE)).num_parameters()
-    table.add_row("shipped model", f"{parameters:,} parameters, {len(load_tokenizer(str(BASE)))} tokens", "")
+    model, tokenizer = load_model(str(BASE)), load_tokenizer(str(BASE))
+    check_vocabulary(model, tokenizer, str(BASE))
+    table.add_row("shipped model", f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", "")
     Console().print(table)
     return 3 if missing else 0

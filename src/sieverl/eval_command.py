@@ -202,19 +202,16 @@ def evaluate(
     console: Console,
 ) -> None:
     """Measure one benchmark after the other; each result is written as soon as it is there."""
-    from transformers.utils.logging import disable_progress_bar
-
     from sieverl.data import Template, render
     from sieverl.data.chat import has_chat_template
     from sieverl.gather import Source
     from sieverl.loading import load_policy, weights_hash
-    from sieverl.model import stop_ids
+    from sieverl.model_files import stop_ids
     from sieverl.results import overview, sha256, show, versions, write
     from sieverl.rollout.protocol import Sampling
     from sieverl.rollout.torch_engine import TorchEngine
     from sieverl.verify import Pool
 
-    disable_progress_bar()
     policy = load_policy(path, args.dtype)
     tokenizer, engine = policy.tokenizer, TorchEngine(policy, args.max_rows)
     chat = args.template == "chat" or (args.template == "auto" and has_chat_template(tokenizer))

@@ -12,6 +12,7 @@ from math import comb
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from sieverl.distributed import World
@@ -19,23 +20,16 @@ from sieverl.model import Policy, chunks
 from sieverl.packing import Sample, layout, micro_batches
 from sieverl.types import Array
 
-Z95 = 1.959964
 Interval = tuple[float, float, float]
 
 
 def t95(freedom: int) -> float:
-    """The 97.5% point of Student's t, by its expansion in 1/freedom (Abramowitz and Stegun 26.7.5; 1% off at 3).
+    """The 97.5% point of Student's t.
 
-    >>> round(t95(9), 2), round(t95(29), 3)
-    (2.26, 2.045)
+    >>> round(t95(1), 2), round(t95(9), 2), round(t95(29), 3)
+    (12.71, 2.26, 2.045)
     """
-    z, n = Z95, freedom
-    terms = (
-        (z**3 + z) / (4 * n),
-        (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2),
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3),
-    )
-    return z + sum(terms)
+    return float(stdtrit(freedom, 0.975))
 
 
 def mean_interval(value_P: Array, samples: float = 1) -> Interval:
@@ -66,17 +60,20 @@ def mean_interval(value_P: Array, samples: float = 1) -> Interval:
 def paired_interval(a_P: Array, b_P: Array) -> Interval:
     """Mean of b - a over the same prompts and its 95% interval, paired by prompt (Student's t).
 
-    When no prompt differs it is what `mean_interval` allows for the share of prompts that do.
+    When all prompts differ by the same (by nothing, say) it is what `mean_interval` allows for the share of prompts
+    that differ otherwise. One prompt says nothing of others: [-1, 1].
 
     >>> [round(x, 3) for x in paired_interval(np.array([0.0, 0.5, 0.5, 1.0]), np.array([0.5, 0.5, 1.0, 1.0]))]
-    [0.25, -0.206, 0.706]
+    [0.25, -0.209, 0.709]
     """
     difference_P = b_P - a_P
     mean = float(difference_P.mean())
-    if len(difference_P) == 1 or not difference_P.any():
-        half = mean_interval(difference_P)[2]
-        return mean, -half, half
-    half = t95(len(difference_P) - 1) * float(difference_P.std(ddof=1)) / len(difference_P) ** 0.5
+    if len(difference_P) == 1:
+        return mean, -1.0, 1.0
+    if float(np.ptp(difference_P)) < 1e-12:
+        half = mean_interval(np.zeros(len(difference_P)))[2] * (1 + abs(mean))  # as far as another prompt can be
+    else:
+        half = t95(len(difference_P) - 1) * float(difference_P.std(ddof=1)) / len(difference_P) ** 0.5
     return mean, max(-1.0, mean - half), min(1.0, mean + half)
 
 

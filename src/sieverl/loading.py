@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import torch
 
 from sieverl import checkpoint, setup
 from sieverl.errors import DataError
-from sieverl.model import Policy, load_tokenizer
+from sieverl.model import Policy
+from sieverl.model_files import load_tokenizer, start_of_adapters
 from sieverl.recipe import build
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # weights, configuration, tokenizer
@@ -56,11 +56,10 @@ def download(name: str) -> Path:
 
 def load_policy(path: str, dtype: str) -> Policy:
     """A model, or LoRA adapters on their start model, as it is in training."""
-    adapter = Path(path) / "adapter_config.json"
     found, lora = None, {}
-    if adapter.is_file():
+    if (Path(path) / "adapter_config.json").is_file():
         found, lora = Path(path), {"rank": 1}
-        path = str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        path = start_of_adapters(found)
     recipe = build({"dtype": dtype, "model": {"lora": lora}})
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return setup.load_policy(recipe, path, device, found, load_tokenizer(path))

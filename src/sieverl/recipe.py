@@ -6,15 +6,18 @@ loads.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sieverl.errors import UsageError, nearest
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Table(BaseModel):
@@ -25,8 +28,8 @@ class Lora(Table):
     """Train adapters only (PEFT). Rank 0 trains all weights."""
 
     rank: int = Field(0, ge=0)
-    alpha: float = 16.0
-    targets: str = "all-linear"
+    alpha: float = Field(16.0, gt=0)
+    targets: str = Field("all-linear", min_length=1)
 
 
 class Model(Table):
@@ -45,7 +48,7 @@ class Data(Table):
     split: str = "train"
     columns: dict[str, str] = Field({}, description="column of each of prompt, answer")
     options: dict[str, Any] = Field({}, description="options of the source, such as a reasoning-gym config")
-    limit: int | None = None
+    limit: int | None = Field(None, gt=0)
     template: Literal["chat", "plain", "auto"] = "chat"
     system: str | None = None
     suffix: str | None = None
@@ -76,7 +79,7 @@ class Rollout(Table):
     samples: int = Field(8, gt=0, description="responses a prompt (n)")
     max_tokens: int = Field(512, gt=0)
     temperature: float = Field(1.0, gt=0)
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     max_rows: int = Field(512, gt=0, description="responses decoded at a time")
     engine: Literal["torch", "transformers"] = Field(
         "torch", description="built in, or continuous batching of transformers (for GPUs)"
@@ -93,8 +96,8 @@ class Train(Table):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_updates: int = Field(0, ge=0)
     min_lr_ratio: float = Field(0.0, ge=0, le=1)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, ge=0, description="0 turns clipping off")
     old: Literal["learner", "engine"] = Field("learner", description="whose log-probs the ratio refers to")
@@ -179,7 +182,35 @@ class Recipe(Table):
             raise ValueError("model.lora.rank and dtype = 'float64' do not go together; use float32 or bfloat16")
         if self.rollout.stop and self.rollout.engine != "torch":
             raise ValueError(f'rollout.engine = {self.rollout.engine!r} knows no rollout.stop; use "torch"')
+        if self.evaluate.every and not self.evaluate.source:
+            raise ValueError(
+                f"evaluate.every = {self.evaluate.every} has nothing to measure: set evaluate.source to held-out "
+                "prompts, or leave evaluate.every out"
+            )
+        if self.evaluate.temperature == 0 and self.evaluate.samples > 1:
+            raise ValueError(
+                f"evaluate.temperature = 0 gives evaluate.samples = {self.evaluate.samples} times the same response; "
+                "use evaluate.samples = 1 or a temperature above 0"
+            )
+        axes = self.axes
+        if (axes.kl or axes.kl_limit is not None) and not axes.kl_coefficient:
+            raise ValueError("axes.kl and axes.kl_limit change nothing without axes.kl_coefficient; set it above 0")
+        if axes.penalty_over and not axes.kl_coefficient and not axes.entropy_coefficient:
+            raise ValueError("axes.penalty_over needs axes.kl_coefficient or axes.entropy_coefficient; set one above 0")
+        for key, value in _numbers(self.model_dump()):
+            if not math.isfinite(value):
+                raise ValueError(f"{key} = {value} is no finite number; give one, such as 1.0")
         return self
+
+
+def _numbers(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every float with its dotted key, in tables and lists too."""
+    for key, value in table.items():
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, float):
+                yield f"{prefix}{key}", one
+            elif isinstance(one, Mapping):
+                yield from _numbers(one, f"{prefix}{key}.")
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:

@@ -148,9 +148,13 @@ def compare(first: Path, second: Path, console: Console) -> None:
     for column in ("", "A", "B", "B - A", "95% interval"):
         table.add_column(column, justify="right" if column else "left")
     found = paired(rows, a["sampling"]["k"], b["sampling"]["k"])
-    for name, (left, right, (mean, low, high)) in found.items():
-        table.add_row(name, f"{left:.1%}", f"{right:.1%}", f"{mean:+.1%}", f"{low:+.1%} to {high:+.1%}")
+    for name, (left, right, interval) in found.items():
+        width = f"{interval[1]:+.1%} to {interval[2]:+.1%}" if interval else "no prompt differs"
+        table.add_row(name, f"{left:.1%}", f"{right:.1%}", f"{right - left:+.1%}", width)
     console.print(table)
+    if found["avg"][2] is None:
+        console.print("no prompt differs in avg: these prompts cannot tell A from B")
+        return
     mean, low, high = found["avg"][2]
     told = "the interval of avg contains 0: these prompts cannot tell A from B"
     console.print(told if low <= 0 <= high else f"{'B' if mean > 0 else 'A'} is better: the interval of avg excludes 0")
@@ -164,11 +168,12 @@ def common(a: Result, b: Result) -> list[tuple[Mapping[str, Any], Mapping[str, A
 
 def paired(
     rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], k_a: int, k_b: int
-) -> dict[str, tuple[float, float, Interval]]:
-    """Mean of A, mean of B and the paired interval of B - A; maj@k only where k is the same."""
+) -> dict[str, tuple[float, float, Interval | None]]:
+    """Mean of A, mean of B and the paired interval of B - A (None: no prompt differs); maj@k only with the same k."""
 
-    def pair(name: str, a_P: Array, b_P: Array) -> dict[str, tuple[float, float, Interval]]:
-        return {name: (float(a_P.mean()), float(b_P.mean()), paired_interval(a_P, b_P))}
+    def pair(name: str, a_P: Array, b_P: Array) -> dict[str, tuple[float, float, Interval | None]]:
+        interval = paired_interval(a_P, b_P) if (a_P != b_P).any() else None
+        return {name: (float(a_P.mean()), float(b_P.mean()), interval)}
 
     a_P, b_P = (np.array([row[side]["correct"] for row in rows]) for side in (0, 1))
     found = pair("avg", a_P / k_a, b_P / k_b)

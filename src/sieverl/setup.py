@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers.utils.logging import disable_progress_bar
 
 from sieverl import checkpoint, families
 from sieverl.algorithm import Algorithm
@@ -26,7 +28,16 @@ from sieverl.gather import Source
 from sieverl.learner import Learner
 from sieverl.loop import Run, State
 from sieverl.metrics import MetricsLog
-from sieverl.model import DTYPES, Policy, load_model, load_tokenizer, stop_ids
+from sieverl.model import Policy
+from sieverl.model_files import (
+    DTYPES,
+    check_attention,
+    check_vocabulary,
+    load_adapters,
+    load_model,
+    load_tokenizer,
+    stop_ids,
+)
 from sieverl.recipe import Recipe, load, to_toml
 from sieverl.rollout.protocol import Engine, Sampling
 from sieverl.rollout.torch_engine import TorchEngine, chosen_ways
@@ -58,8 +69,19 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
 
 def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
     """Everything a run needs, checked. Nothing is written before all of it has loaded."""
-    disable_progress_bar()
+    with ExitStack() as undo:  # a start that fails leaves no worker behind
+        run = _prepare(recipe, resume, say, undo)
+        undo.pop_all()
+    return run
+
+
+def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     algorithm = chosen_algorithm(recipe)
+    check_attention(recipe.model.attention)
+    graded = is_graded(recipe.verify.spec)
+    _check_verifier_file(recipe.verify.name)
+    device = _device(recipe.model.device)
+    heldout, prompts = _read_prompts(recipe, say)
     run_dir = Path(recipe.run_dir)
     world = join()
     _check_writable(run_dir)
@@ -74,12 +96,11 @@ def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
 
     path = recipe.model.path or str(BASE)
     tokenizer = load_tokenizer(path)
-    heldout = _prompts(recipe.evaluate, None, recipe.evaluate.limit) if recipe.evaluate.source else []
-    prompts, tokens = _training_prompts(recipe, tokenizer, heldout, say)
-    pool = Pool(recipe.verify.spec, recipe.verify.workers, recipe.verify.timeout_s, recipe.verify.memory_mb)
+    prompts, tokens = _rendered(recipe, tokenizer, prompts, say)
+    limits = recipe.verify
+    pool = undo.enter_context(Pool(limits.spec, limits.workers, limits.timeout_s, limits.memory_mb))
     _check_gold_answers(recipe, pool, prompts)
 
-    device = _device(recipe.model.device)
     policy = load_policy(recipe, path, device, found, tokenizer)
     _check_context(recipe, policy, tokens)
     eos = stop_ids(policy.causal, tokenizer)
@@ -130,7 +151,6 @@ def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
     if world.rank == 0:
         _open_run_dir(run_dir, recipe, resume, state.step if found else -1)
     world.barrier()
-    graded = is_graded(recipe.verify.spec)
     return Run(recipe, run_dir, algorithm, policy, learner, engine, source, held, reference, state, graded)
 
 
@@ -142,16 +162,16 @@ def load_policy(recipe: Recipe, path: str, device: str, found: Path | None, toke
     lora = recipe.model.lora
     full = str(found) if found and not lora.rank else path
     model = load_model(full, recipe.dtype, device, recipe.model.attention)
-    if lora.rank:
-        from peft import LoraConfig, PeftModel, get_peft_model
+    check_vocabulary(model, tokenizer, path)
+    if lora.rank and found:
+        model = load_adapters(model, found)
+    elif lora.rank:
+        from peft import LoraConfig, get_peft_model
 
-        if found:
-            model = PeftModel.from_pretrained(model, found, is_trainable=True)
-        else:
-            torch.manual_seed(recipe.seed)
-            targets: Any = lora.targets if lora.targets == "all-linear" else lora.targets.split(",")
-            config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets)
-            model = get_peft_model(model, config)
+        torch.manual_seed(recipe.seed)
+        targets: Any = lora.targets if lora.targets == "all-linear" else lora.targets.split(",")
+        config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets)
+        model = get_peft_model(model, config)
     policy = Policy(model, tokenizer, DTYPES[recipe.dtype])
     _check_head(policy, full)
     return policy
@@ -187,6 +207,8 @@ def _check_head(policy: Policy, path: str) -> None:
 def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UsageError(f"model.device is {name!r}, which PyTorch is not asked for; allowed: auto, cpu, cuda, cuda:1")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"model.device = {name!r}, but PyTorch sees no GPU here; use auto or cpu")
     return name
@@ -206,24 +228,30 @@ def _check_context(recipe: Recipe, policy: Policy, tokens: Sequence[Sequence[int
 # --- data -------------------------------------------------------------------------------------------
 
 
-def _prompts(table: Any, limit_of: int | None, limit: int | None = None) -> list[Prompt]:
+def _prompts(table: Any) -> list[Prompt]:
     return load_prompts(
-        table.source, columns=table.columns or None, split=table.split, limit=limit or limit_of, options=table.options
+        table.source, columns=table.columns or None, split=table.split, limit=table.limit, options=table.options
     )
 
 
-def _training_prompts(
-    recipe: Recipe, tokenizer: Any, heldout: Sequence[Prompt], say: Say
-) -> tuple[list[Prompt], list[list[int]]]:
-    """Prompts of the recipe's source that are not held out, and their tokens."""
-    data = recipe.data
-    if not data.source:
+def _read_prompts(recipe: Recipe, say: Say) -> tuple[list[Prompt], list[Prompt]]:
+    """The held-out prompts, and those of the recipe's source that are not held out."""
+    if not recipe.data.source:
         raise UsageError("the recipe names no prompts: set data.source to a file, a known name or reasoning_gym:TASK")
-    prompts = _prompts(data, data.limit)
+    heldout = _prompts(recipe.evaluate) if recipe.evaluate.source else []
+    prompts = _prompts(recipe.data)
     seen = {p.text for p in heldout}
     kept = [p for p in prompts if p.text not in seen]
     if len(kept) < len(prompts):
         say(f"{len(prompts) - len(kept)} of {len(prompts)} prompts are held out for evaluation and are not trained on")
+    return heldout, kept
+
+
+def _rendered(
+    recipe: Recipe, tokenizer: Any, prompts: Sequence[Prompt], say: Say
+) -> tuple[list[Prompt], list[list[int]]]:
+    """The prompts that are short enough, and their tokens."""
+    data, kept = recipe.data, list(prompts)
     template = Template(data.template, data.system, data.suffix)
     tokens = [render(tokenizer, p, template) for p in kept]
     long = [i for i, t in enumerate(tokens) if len(t) > data.max_prompt_tokens]
@@ -240,6 +268,13 @@ def _training_prompts(
     if not kept:
         raise DataError(f"{data.source}: no prompt is left to train on")
     return kept, tokens
+
+
+def _check_verifier_file(name: str) -> None:
+    """A file of the user's must be there; its workers open it only for a response that is not truncated."""
+    source = name.rpartition(":")[0]
+    if source.endswith(".py") and not Path(source).expanduser().is_file():
+        raise UsageError(f"verify.name is {name!r}, and {source} is not a file; write FILE.py:NAME")
 
 
 def _check_gold_answers(recipe: Recipe, pool: Pool, prompts: Sequence[Prompt]) -> None:
@@ -275,20 +310,34 @@ def _check_writable(run_dir: Path) -> None:
 
 
 def _check_same_recipe(recipe: Recipe, run_dir: Path) -> None:
-    """A run directory holds one run: another recipe there is refused, key by key."""
-    if not (run_dir / "recipe.toml").is_file():
-        return
-    before, now = load(run_dir / "recipe.toml").model_dump(), recipe.model_dump()
-    for key in now:
-        if key in MAY_CHANGE or before[key] == now[key]:
-            continue
-        inner = now[key] if isinstance(now[key], dict) else {}
-        name = next((f"{key}.{k}" for k in inner if before[key].get(k) != inner[k]), key)
-        old, new = (v[key].get(name.split(".")[1]) if inner else v[key] for v in (before, now))
+    """A run directory holds one run: another recipe there is refused, key by key, once a step was made."""
+    if _has_steps(run_dir) and (different := _difference(recipe, run_dir)):
+        name, old, new = different
         raise UsageError(
             f"{run_dir} holds a run with {name} = {old!r}, not {new!r}; use another --run-dir, or --resume never to "
             "set the old one aside"
         )
+
+
+def _difference(recipe: Recipe, run_dir: Path) -> tuple[str, Any, Any] | None:
+    """The first key that the recipe in a run directory has otherwise, with its value there and here."""
+    if not (run_dir / "recipe.toml").is_file():
+        return None
+    before, now = load(run_dir / "recipe.toml").model_dump(), recipe.model_dump()
+    for key in now:
+        if key in MAY_CHANGE or before[key] == now[key]:
+            continue
+        if not isinstance(now[key], dict):
+            return key, before[key], now[key]
+        inner = next(k for k in {**now[key], **before[key]} if before[key].get(k) != now[key].get(k))
+        return f"{key}.{inner}", before[key].get(inner), now[key].get(inner)
+    return None
+
+
+def _has_steps(run_dir: Path) -> bool:
+    """Whether a run got anywhere there: a checkpoint, even a damaged one, or a step in its metrics."""
+    made = any(row["step"] > 0 for row in MetricsLog(run_dir / "metrics.jsonl").rows())
+    return made or bool(checkpoint.steps(run_dir / "checkpoints"))
 
 
 def _open_run_dir(run_dir: Path, recipe: Recipe, resume: Resume, step: int) -> None:
@@ -299,5 +348,7 @@ def _open_run_dir(run_dir: Path, recipe: Recipe, resume: Resume, step: int) -> N
             number += 1
         os.replace(run_dir, aside)
     run_dir.mkdir(parents=True, exist_ok=True)
+    if _difference(recipe, run_dir):  # one that made no step: what it logged is not this recipe's
+        shutil.rmtree(run_dir / "rollouts", ignore_errors=True)
     write_text(run_dir / "recipe.toml", to_toml(recipe))
     MetricsLog(run_dir / "metrics.jsonl").rewind(step)

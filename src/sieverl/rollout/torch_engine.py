@@ -22,6 +22,7 @@ from sieverl.rollout.cache import GROWTH, LibraryCache, NoCache, RowCache
 from sieverl.rollout.protocol import OnDone, Request, Sampling
 from sieverl.rollout.sampling import draw
 from sieverl.rollout.step import Step, fused, fuses, library, plain, recompute
+from sieverl.rollout.stop import stopped
 from sieverl.types import Array, Rollout
 
 COMPILED = 8  # bfloat16 on a CPU: a kernel is compiled for each number of rows, so rows leave the memory by so many
@@ -112,7 +113,7 @@ class TorchEngine:
             logps[rows.response, position] = logp_B.cpu().numpy()
             ended_B = np.isin(token_B, eos)
             if sampling.stop:
-                ended_B |= self._stopped(tokens[rows.response, : position + 1], sampling.stop)
+                ended_B |= stopped(self.policy.tokenizer, tokens[rows.response, : position + 1], sampling.stop)
             leaving_B = ended_B | (position + 1 == sampling.max_tokens)
             for row in np.flatnonzero(leaving_B):
                 i = int(rows.response[row])
@@ -165,12 +166,6 @@ class TorchEngine:
             value = getattr(rows, name)
             value[to] = value[of]
             setattr(rows, name, value[:live])
-
-    def _stopped(self, tokens_BL: Array, stop: tuple[str, ...]) -> Array:
-        """Whether a stop string stands in the newest tokens of each row, bool [B]."""
-        window = max(map(len, stop)) + 8  # a token is at least one character, but for the odd partial one
-        tails = self.policy.tokenizer.batch_decode(tokens_BL[:, -window:])
-        return np.array([any(s in tail for s in stop) for tail in tails])
 
 
 def chosen_ways(policy: Policy) -> Ways:
