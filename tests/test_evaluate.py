@@ -365,7 +365,7 @@ def test_a_slice_of_gsm8k(evaluate, shared_data):
     code, said = evaluate(*base)
     assert code == 2
     assert "together" in said
-    assert "the model takes 2,048; use --max-tokens" in said
+    assert "the model takes 2,048 (max_position_embeddings); use --max-tokens" in said
     assert evaluate(*base, "--max-tokens", "16")[0] == 0
     result = json.loads(Path("eval-gsm8k.json").read_text())
     assert result["verifier"] == {"name": "math", "rules": "lenient"}

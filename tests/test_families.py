@@ -274,7 +274,7 @@ def test_adapters_train_in_families_of_every_kind(directory, tmp_path, capsys, n
 def test_M4_the_command_refuses_a_row_beyond_the_short_rope(directory, tmp_path, capsys):
     assert directory("phi3 longrope", "--rollout.max_tokens", "130") == 2
     err = capsys.readouterr().err
-    assert "but the model takes 128, the length of its short rotary factors (longrope)" in err
+    assert "but the model takes 128 (longrope: the length of its short rotary factors" in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
 

@@ -255,7 +255,7 @@ def check_context(policy: Policy, one: Task, tokens: Sequence[Sequence[int]]) ->
     advice = f"use --max-tokens {room} or less" if room > 0 else "it needs a model with a longer context, or a --limit"
     raise UsageError(
         f"{one.name}: prompt {one.prompts[where].id} has {longest:,} tokens and --max-tokens is {one.max_tokens:,}: "
-        f"together {longest + one.max_tokens:,}, but the model takes {limit:,}, {why}; {advice}"
+        f"together {longest + one.max_tokens:,}, but the model takes {limit:,} ({why}); {advice}"
     )
 
 

@@ -133,8 +133,8 @@ def longest(config: Any) -> tuple[int | None, str]:
         short = short or next((t[k] for t in tables if (k := "original_max_position_embeddings") in t), limit)
         if short and (limit is None or short < limit):
             return int(short), (
-                "the length of its short rotary factors (longrope): beyond it transformers changes the positions of "
-                "all rows computed together, and what was decoded before no longer fits"
+                "longrope: the length of its short rotary factors; beyond it transformers changes the positions of all "
+                "rows computed together, and what was decoded before no longer fits"
             )
     for key in ("keep_window_size", "index_topk"):
         if (keys := getattr(config, key, None)) and (limit is None or keys < limit):

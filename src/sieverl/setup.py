@@ -220,7 +220,7 @@ def _check_context(recipe: Recipe, policy: Policy, tokens: Sequence[Sequence[int
     if limit and longest + recipe.rollout.max_tokens > limit:
         raise UsageError(
             f"the longest prompt has {longest} tokens and rollout.max_tokens = {recipe.rollout.max_tokens}: together "
-            f"{longest + recipe.rollout.max_tokens}, but the model takes {limit}, {why}; lower rollout.max_tokens or "
+            f"{longest + recipe.rollout.max_tokens}, but the model takes {limit} ({why}); lower rollout.max_tokens or "
             "data.max_prompt_tokens"
         )
 
