@@ -13,11 +13,14 @@ import pytest
 import torch
 from conftest import ROOT
 
+from sieverl import objective as obj
 from sieverl.algorithms import ALGORITHMS, get_algorithm
 from sieverl.axes import with_axes
+from sieverl.credit import signed, zero_one
 from sieverl.critic import ValueModel
 from sieverl.learner import Learner
 from sieverl.model import Policy
+from sieverl.objective import Penalty
 from sieverl.optimizer import learning_rate
 from sieverl.packing import Sample, layout, micro_batches, pack
 from sieverl.recipe import Train
@@ -304,3 +307,42 @@ def test_two_ranks_make_the_gradient_of_one(tmp_path):
         for case in ("both", "idle"):
             one, two = torch.load(tmp_path / f"{name}-{case}.pt", weights_only=True)
             assert float((one - two).norm() / one.norm()) < 1e-12, (name, case)
+
+
+# --- which responses the denominators count -----------------------------------------------------------
+
+
+def counted(algorithm, rewards, lengths, truncated=(), minibatches=1):
+    """The mini-batches of one prompt's responses."""
+    rows = len(rewards)
+    responses = Responses(
+        np.zeros(rows, dtype=int),
+        np.array(rewards, dtype=float),
+        np.array(rewards) > 0,
+        np.array(lengths),
+        np.isin(np.arange(rows), truncated),
+        max_tokens=100,
+        graded=True,
+    )
+    mine = {row: Sample([5, 6], [7] * n, [-1.0] * n, 0.0) for row, n in enumerate(lengths)}
+    return pack(responses, algorithm.credit(responses), mine, algorithm, minibatches)
+
+
+def test_M5_a_zero_advantage_stays_in_the_denominator():
+    """DAPO, lengths 10, 10, 100, rewards 1, -1, 0: the last has the group's mean and is not computed, but it counts."""
+    dapo = replace(get_algorithm("dapo"), shape=signed)
+    (batch,) = counted(dapo, [1.0, -1.0, 0.0], [10, 10, 100])
+    assert [len(s.response) for s in batch.samples] == [10, 10]
+    assert batch.count(dapo) == 120
+    (batch,) = counted(replace(dapo, aggregate=obj.sequence_mean), [1.0, -1.0, 0.0], [10, 10, 100])
+    assert batch.lengths == [10, 10, 100]
+
+
+@pytest.mark.parametrize("name", ["raft", "reinforce_rej"])
+def test_M5_over_kept_the_step_is_that_of_computing_all_that_is_selected(random_model, name):
+    """Adding a term of weight zero, which makes every selected response be computed, does not change the gradient."""
+    algorithm = replace(get_algorithm(name), shape=zero_one, over="kept")
+    everything = replace(algorithm, penalties=(Penalty(obj.k2, 0.0),))
+    ours, _ = gradients(random_model(dtype=F64), algorithm)
+    whole, _ = gradients(random_model(dtype=F64), everything)
+    close(ours, whole)

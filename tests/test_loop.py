@@ -18,11 +18,14 @@ from conftest import BASE
 from sieverl import checkpoint
 from sieverl.algorithms import ALGORITHMS
 from sieverl.errors import Alarm, CheckpointError, DataError, UsageError
-from sieverl.loop import Stopped, save, train
+from sieverl.gather import Batch
+from sieverl.loop import Stopped, assign, save, train
 from sieverl.metrics import EXEMPT, MetricsLog, read_verdicts, rollout_path
+from sieverl.packing import pack
 from sieverl.recipe import build
 from sieverl.rollout.fake import FakeEngine
 from sieverl.setup import prepare
+from sieverl.types import Responses
 
 GYM = {"seed": 900_000, "size": 60, "prompt": "metadata.expression", "min_terms": 2, "max_terms": 2, "max_digits": 1,
        "operators": ["+"], "allow_parentheses": False, "allow_negation": False, "whitespace": "no_space"}  # fmt: skip
@@ -235,6 +238,21 @@ def test_every_algorithm_trains_two_steps(tmp_path, name):
         assert rows[-1]["train/value_loss"] > 0
     if name in ("dapo", "reinforce_ada"):
         assert max(r["select/rounds"] for r in rows[1:]) > 1
+
+
+def test_M5_masked_truncated_responses_leave_the_denominator_too(tmp_path):
+    """Two right answers of which one is cut off: raft divides by the one that is left."""
+    run = fake_run(tmp_path, [r"\boxed{1}"], algorithm="raft", train__mask_truncated=True)
+    batch = Batch(
+        Responses(
+            *(np.array(x) for x in ([0, 0, 0], [1.0, 1.0, 0.0], [True, True, False], [4, 9, 5], [False, True, False]))
+        ),
+        {}, {}, [], [], run.state.cursor,
+    )  # fmt: skip
+    credit = assign(run, batch)
+    assert credit.keep.tolist() == credit.selected.tolist() == [True, False, False]
+    (part,) = pack(batch.responses, credit, {}, run.algorithm, 1)
+    assert part.lengths == [4]
 
 
 def test_sizes_that_cannot_work_are_refused_with_the_arithmetic(tmp_path):

@@ -47,7 +47,8 @@ class Algorithm:
     """What is learnt from sampled responses, as one choice on each axis (see DESIGN: 'An algorithm is a value').
 
     `over` is the denominator: all sampled responses (a dropped one then counts as zero, exactly as if masked) or the
-    kept ones. `about` and `paper` are for people.
+    kept ones, which are those that `select` chose: an advantage of zero saves the work, not the place in the mean.
+    `about` and `paper` are for people.
     """
 
     draw: Draw = Draw()
@@ -123,7 +124,7 @@ class Algorithm:
         advantage_R = self.advantage(responses, shaped_R)
         idle = self.spread is obj.to_tokens and not self.penalties  # a zero advantage then teaches nothing
         keep_R = selected_R & (advantage_R != 0) if idle else selected_R
-        return Credit(keep_R.reshape(shape), advantage_R.reshape(shape), shaped_R.reshape(shape))
+        return Credit(*(x.reshape(shape) for x in (keep_R, advantage_R, shaped_R, selected_R)))
 
     def _check(self, responses: Responses) -> None:
         if not np.isfinite(responses.reward_R).all():

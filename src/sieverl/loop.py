@@ -129,7 +129,8 @@ def assign(run: Run, batch: Batch) -> Credit:
     responses = replace(batch.responses, seed=run.recipe.seed * 1_000_003 + run.state.step)
     credit = run.algorithm.credit(responses)
     if run.recipe.train.mask_truncated:
-        credit = replace(credit, keep=credit.keep & ~responses.truncated_R)
+        whole_R = ~responses.truncated_R
+        credit = replace(credit, keep=credit.keep & whole_R, selected=credit.selected & whole_R)
     return credit
 
 

@@ -103,8 +103,13 @@ class Responses:
 
 @dataclass(frozen=True)
 class Credit:
-    """Which responses are kept, bool [R], and the advantage of each before it is spread over tokens, float64 [R]."""
+    """Which responses are kept, bool [R], and the advantage of each before it is spread over tokens, float64 [R].
+
+    `selected` are those that a `kept` denominator counts; `keep` those of them that must be computed, since an
+    advantage of zero teaches nothing.
+    """
 
     keep: Array
     advantage: Array
     shaped: Array = field(repr=False)
+    selected: Array = field(repr=False)
