@@ -28,6 +28,7 @@ from sieverl.types import Responses
 
 F64 = torch.float64
 PAIRED_OR_POLICY = sorted(ALGORITHMS)
+SUMS = ("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens")
 
 
 def batch(seed=0, prompts=6, samples=4):
@@ -69,7 +70,7 @@ def gradients(model, algorithm, masked=False, budget=200, order=None, minibatche
     run.score(batches)
     out = []
     for b in batches:
-        sums = dict.fromkeys(("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens"), 0.0)
+        sums = dict.fromkeys(SUMS, 0.0)
         if run._computes(b):
             run._gradient(b, sums)
             out.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
@@ -303,7 +304,7 @@ def test_two_ranks_make_the_gradient_of_one(tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "tests", timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
-    for name in ("grpo", "reinforce_rej", "iterative_dpo", "ppo"):
+    for name in ("grpo", "reinforce_rej", "iterative_dpo", "ppo", "M7"):
         for case in ("both", "idle"):
             one, two = torch.load(tmp_path / f"{name}-{case}.pt", weights_only=True)
             assert float((one - two).norm() / one.norm()) < 1e-12, (name, case)
@@ -346,3 +347,81 @@ def test_M5_over_kept_the_step_is_that_of_computing_all_that_is_selected(random_
     ours, _ = gradients(random_model(dtype=F64), algorithm)
     whole, _ = gradients(random_model(dtype=F64), everything)
     close(ours, whole)
+
+
+# --- the engine is compared on every step -------------------------------------------------------------
+
+
+def step(model, algorithm, minibatches=2, **changes):
+    """One step of the loop: the learner and the metrics; nothing of the engine's log-probs is true."""
+    responses, mine = batch()
+    run = learner(model, algorithm, minibatches=minibatches, **changes)
+    batches = pack(responses, algorithm.credit(responses), mine, algorithm, minibatches)
+    scores = run.score(batches, probe=[mine[0], mine[1]])
+    assert run.algorithm is algorithm
+    return run, run.update(batches) | scores
+
+
+@pytest.mark.parametrize("name", ["grpo", "raft", "ppo"])
+@pytest.mark.parametrize(("minibatches", "epochs"), [(1, 1), (3, 2)])
+def test_M6_with_the_engines_log_probs_as_old_the_mismatch_is_reported_for_free(
+    random_model, name, minibatches, epochs
+):
+    """It is the mean gap of the first mini-batch before its step."""
+    model = random_model(dtype=F64)
+    algorithm = get_algorithm(name)
+    run, _ = step(model, algorithm, minibatches, epochs=epochs, old="learner")
+    free, metrics = step(random_model(dtype=F64), algorithm, minibatches, epochs=epochs, old="engine")
+    assert metrics["policy/engine_mismatch"] > 0
+    assert free.forwards <= run.forwards, "and no forward is made for it"
+    if minibatches == 1:
+        assert metrics["policy/engine_mismatch"] == pytest.approx(
+            step(random_model(dtype=F64), algorithm, 1)[1]["policy/engine_mismatch"], rel=1e-12
+        )
+
+
+@pytest.mark.parametrize("old", ["learner", "engine"])
+@pytest.mark.parametrize("warmup", [1, 2, 9])
+def test_M6_the_mismatch_is_reported_while_a_critic_warms_up(random_model, warmup, old):
+    ppo = get_algorithm("ppo")
+    ppo = replace(ppo, critic=replace(ppo.critic, warmup_steps=warmup))
+    run, metrics = step(random_model(dtype=F64), ppo, 2, old=old)
+    assert metrics["policy/engine_mismatch"] > 0
+    assert metrics["train/updates"] == max(0, 2 - warmup)
+    assert run.forwards >= 1
+    alone, metrics = step(random_model(dtype=F64), ppo, 1, old=old)
+    assert metrics["policy/engine_mismatch"] > 0
+    assert alone.forwards == 1, "the probe alone"
+
+
+# --- what is masked and yet computed, for a penalty ---------------------------------------------------
+
+
+def masked_ppo(model, penalty, drop):
+    """PPO on a batch with some responses masked, which a penalty over all sampled ones needs or not."""
+    responses, mine = batch()
+    algorithm = replace(get_algorithm("ppo"), penalties=(Penalty(obj.k2, 0.0, "sampled"),) if penalty else ())
+    truncated = np.isin(np.arange(24), drop)
+    credit = algorithm.credit(responses)
+    credit = replace(credit, keep=credit.keep & ~truncated, selected=credit.selected & ~truncated)
+    batches = pack(responses, credit, mine, algorithm, 1)
+    run = learner(model, algorithm, minibatches=1)
+    run.score(batches)
+    advantage = [s.advantage for s in batches[0].samples if s.kept]
+    run.critic.update(batches[0], run.policy, 200, run.world)
+    run._gradient(batches[0], dict.fromkeys(SUMS, 0.0))
+    critic = [p.detach().flatten() for p in run.critic.trained.values()]
+    gradient = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    return torch.cat(advantage), torch.cat(critic), torch.cat(gradient), run.critic.loss, len(batches[0].samples)
+
+
+def test_M7_masked_responses_are_neither_whitened_nor_teach_the_critic(random_model):
+    """A penalty of weight zero makes them be computed, and changes nothing."""
+    drop = [0, 5, 9, 20]
+    advantage, critic, gradient, loss, few = masked_ppo(random_model(dtype=F64), False, drop)
+    same, as_well, whole, also, many = masked_ppo(random_model(dtype=F64), True, drop)
+    assert (few, many) == (20, 24)
+    assert advantage.mean().item() == pytest.approx(0, abs=1e-12)
+    assert advantage.std().item() == pytest.approx(1, rel=1e-6)
+    close([advantage, critic, gradient], [same, as_well, whole])
+    assert loss == also == pytest.approx(0.5), "before it learns, the value of a token is 0 and its target 1 or -1"

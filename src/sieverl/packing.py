@@ -53,6 +53,7 @@ class MiniBatch:
     pairs: int
     max_tokens: int
     kept: int
+    kept_tokens: int
 
     def count(self, algorithm: Algorithm) -> float:
         """The denominator, known before any forward."""
@@ -97,6 +98,7 @@ def pack(
                 pairs=len(np.unique(responses.prompt_R[selected])),
                 max_tokens=responses.max_tokens,
                 kept=len(kept),
+                kept_tokens=int(responses.length_R[kept].sum()),
             )
         )
     return out
