@@ -200,6 +200,44 @@ def test_one_step_equals_plain_autograd(random_model):
     close(ours, [expected], rel=1e-9)
 
 
+@pytest.mark.parametrize("adapters", [False, True])
+def test_M12_nothing_selected_still_makes_the_step_of_a_penalty_over_all_sampled(random_model, adapters):
+    """Its gradient is that of the penalty alone, wherever the denominator of the objective is taken."""
+    responses, mine = batch()
+    responses = replace(responses, reward_R=np.zeros(24), correct_R=np.zeros(24, dtype=bool))
+    grads = []
+    for over in ("kept", "sampled"):
+        model = random_model(dtype=F64)
+        if adapters:
+            torch.manual_seed(0)
+            model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear"))
+        algorithm = with_axes(
+            get_algorithm("reinforce_rej"), {"over": over, "entropy_coefficient": 0.1, "penalty_over": "sampled"}
+        )
+        batches = pack(responses, algorithm.credit(responses), mine, algorithm, 2)
+        run = learner(model, algorithm)
+        run.score(batches)
+        assert run._computes(batches[0])
+        run._gradient(batches[0], dict.fromkeys(SUMS, 0.0))
+        grads.append(torch.cat([p.grad.flatten() for p in run.policy.parameters.values() if p.grad is not None]))
+        assert run.update(batches)["train/updates"] == 2
+    close([grads[0]], [grads[1]])
+
+
+def test_M12_an_undeclared_ratio_is_that_to_the_policy_before_the_first_step(random_model):
+    """In the second mini-batch of the step it is not 1."""
+    seen = []
+
+    def spy(tokens):
+        seen.append(float((tokens.log_ratio_T().detach() != 0).double().mean()))
+        return tokens.log_ratio_T().exp() * 0.01
+
+    algorithm = replace(get_algorithm("raft"), penalties=(Penalty(spy, 0.1),))
+    run, _ = step(random_model(dtype=F64), algorithm, 2)
+    assert max(seen) > 0.9
+    assert step(random_model(dtype=F64), get_algorithm("raft"), 2)[0].forwards < run.forwards, "raft needs none"
+
+
 def test_nothing_kept_makes_no_step_and_probes_the_engine(random_model):
     model = random_model(dtype=F64)
     responses, mine = batch()

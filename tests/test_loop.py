@@ -19,7 +19,7 @@ from sieverl import checkpoint
 from sieverl.algorithms import ALGORITHMS
 from sieverl.errors import Alarm, CheckpointError, DataError, UsageError
 from sieverl.gather import Batch
-from sieverl.loop import Stopped, assign, save, train
+from sieverl.loop import Stopped, assign, collect, save, train
 from sieverl.metrics import EXEMPT, MetricsLog, read_verdicts, rollout_path
 from sieverl.packing import pack
 from sieverl.recipe import build
@@ -253,6 +253,37 @@ def test_M5_masked_truncated_responses_leave_the_denominator_too(tmp_path):
     assert credit.keep.tolist() == credit.selected.tolist() == [True, False, False]
     (part,) = pack(batch.responses, credit, {}, run.algorithm, 1)
     assert part.lengths == [4]
+
+
+def test_M9_the_greedy_response_of_each_prompt_is_there_row_by_row(tmp_path):
+    """Everything a shape looks at: reward, correct, length, truncated."""
+    run = prepare(recipe(tmp_path / "g", algorithm="remax", axes__shape="zero_one"), say=lambda t: None)
+    with run.train.pool:
+        batch = collect(run)
+    rows, greedy = batch.responses, batch.responses.greedy
+    assert len(greedy) == len(rows) == 16
+    assert (greedy.prompt_R == rows.prompt_R).all()
+    for group in range(4):
+        mine = greedy.prompt_R == group
+        for values in (greedy.reward_R, greedy.length_R, greedy.truncated_R):
+            assert len(set(values[mine])) == 1
+    assert (greedy.length_R >= 1).all()
+    assert (greedy.length_R <= 26).all()
+    assert (greedy.correct_R == (greedy.reward_R == 1)).all()
+    advantage = assign(run, batch).advantage
+    np.testing.assert_array_equal(advantage, 1.0 * rows.correct_R - greedy.correct_R)
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_M16_reinforce_ada_counts_n_responses_a_prompt_however_many_it_drew(tmp_path, minibatches):
+    """All are wrong: 4 prompts x 4 rounds x 4 responses, of which each prompt has 4 in the denominator."""
+    run = fake_run(tmp_path, [r"\boxed{x}"], algorithm="reinforce_ada", train__minibatches=minibatches)
+    with run.train.pool:
+        batch = collect(run)
+    assert (len(batch.responses), batch.rounds, batch.responses.samples) == (64, 4, 4)
+    batches = pack(batch.responses, assign(run, batch), batch.mine, run.algorithm, minibatches)
+    assert [len(b.lengths) for b in batches] == [16 // minibatches] * minibatches
+    assert not any(b.samples for b in batches)
 
 
 def test_sizes_that_cannot_work_are_refused_with_the_arithmetic(tmp_path):

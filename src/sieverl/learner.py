@@ -181,7 +181,7 @@ class Learner:
 
     def _computes(self, batch: MiniBatch) -> bool:
         """Whether any rank has something to compute; the same answer on every rank, without asking them."""
-        return batch.count(self.algorithm) > 0 and (batch.kept > 0 or self.algorithm.penalises_sampled)
+        return batch.kept > 0 or (self.algorithm.penalises_sampled and len(batch.sampled_lengths) > 0)
 
     def _trains(self, batches: Sequence[MiniBatch]) -> bool:
         """Whether the policy learns anything in the next `update`: not while its critic warms up."""

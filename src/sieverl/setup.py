@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from sieverl import checkpoint
 from sieverl.algorithm import Algorithm
 from sieverl.algorithms import get_algorithm
-from sieverl.axes import with_axes
+from sieverl.axes import inapplicable, with_axes
 from sieverl.critic import ValueModel
 from sieverl.data import Template, load_prompts, render
 from sieverl.distributed import join
@@ -24,6 +24,7 @@ from sieverl.errors import CheckpointError, DataError, UsageError
 from sieverl.files import write_text
 from sieverl.gather import Source
 from sieverl.learner import Learner
+from sieverl.listing import describe
 from sieverl.loop import Run, State
 from sieverl.metrics import MetricsLog
 from sieverl.model import DTYPES, Policy, load_model, load_tokenizer, stop_ids
@@ -43,7 +44,7 @@ Say = Callable[[str], None]
 
 def chosen_algorithm(recipe: Recipe) -> Algorithm:
     """The recipe's algorithm with its [axes], checked against the recipe's sizes."""
-    algorithm = with_axes(get_algorithm(recipe.algorithm), recipe.axes.model_dump(exclude_none=True))
+    algorithm = with_axes(get_algorithm(recipe.algorithm), _axes(recipe))
     if "group" in algorithm.needs and recipe.rollout.samples < 2:
         raise UsageError(
             f"{recipe.algorithm} compares the responses of a prompt, and rollout.samples = {recipe.rollout.samples} "
@@ -56,10 +57,24 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
     return algorithm
 
 
+def _axes(recipe: Recipe) -> dict[str, Any]:
+    return recipe.axes.model_dump(exclude_none=True)
+
+
+def left_out(recipe: Recipe, algorithm: Algorithm) -> str:
+    """The axes of the recipe that its algorithm has no use for, in one line; empty where there are none."""
+    axes = [f"axes.{axis}" for axis in inapplicable(algorithm, _axes(recipe))]
+    does, is_ = ("does", "is") if len(axes) == 1 else ("do", "are")
+    which = f"{recipe.algorithm} ({describe(algorithm.objective)})"
+    return f"{', '.join(axes)} {does} not apply to {which} and {is_} left out" if axes else ""
+
+
 def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
     """Everything a run needs, checked. Nothing is written before all of it has loaded."""
     disable_progress_bar()
     algorithm = chosen_algorithm(recipe)
+    if line := left_out(recipe, algorithm):
+        say(line)
     run_dir = Path(recipe.run_dir)
     world = join()
     _check_writable(run_dir)
