@@ -53,8 +53,11 @@ class ValueModel:
                 out[i] = part
         return out
 
-    def update(self, batch: MiniBatch, policy: Policy, budget: int, world: World) -> None:
-        """One optimiser step on the clipped value loss, a mean over the kept tokens of the mini-batch of all ranks."""
+    def update(self, batch: MiniBatch, policy: Policy, budget: int, world: World) -> bool:
+        """One optimiser step on the clipped value loss, a mean over the kept tokens of the mini-batch of all ranks.
+
+        Whether it was made: gradients that are not finite are dropped.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         kept = [s for s in batch.samples if s.kept]
         for group in micro_batches(kept, budget):
@@ -66,8 +69,10 @@ class ValueModel:
         self.updates += 1
         world.sum_gradients(list(self.trained.values()))
         norm = torch.nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
-        if torch.isfinite(norm):
+        finite = bool(torch.isfinite(norm))
+        if finite:
             self.optimizer.step()
+        return finite
 
     def metrics(self) -> dict[str, float]:
         """Mean value loss since last asked (this rank's part)."""

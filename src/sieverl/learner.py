@@ -24,7 +24,8 @@ from sieverl.parallel import side_by_side
 from sieverl.recipe import Train
 
 Metrics = dict[str, float]
-OBSERVED = ("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens")
+NONFINITE = ("advantages", "log_probs", "losses")  # of tokens, of tokens, of micro-batches
+OBSERVED = ("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens", *NONFINITE)
 SMALL = 16_000_000  # parameters: a seventh less time for 10M, none for 36M, and a twin's gradients take memory
 MAX_WEIGHT = 2.0  # C of min(pi_old / pi_engine, C)
 
@@ -145,7 +146,7 @@ class Learner:
     def update(self, batches: Sequence[MiniBatch]) -> Metrics:
         """One optimiser step a mini-batch (and epoch); a mini-batch with nothing to compute makes none."""
         sums = dict.fromkeys(OBSERVED, 0.0)
-        norms, made, losses = [], 0, 0
+        norms, made, losses, skipped = [], 0, 0, self.nonfinite
         for _ in range(self.settings.epochs):
             for batch in batches:
                 lr = self.learning_rate()
@@ -154,7 +155,8 @@ class Learner:
                     continue
                 if self.critic is not None:
                     if batch.kept:
-                        self.critic.update(batch, self.policy, self.settings.micro_batch_tokens, self.world)
+                        stepped = self.critic.update(batch, self.policy, self.settings.micro_batch_tokens, self.world)
+                        self.nonfinite += not stepped
                     if self.updates <= self.critic.settings.warmup_steps:
                         continue
                 losses += 1
@@ -173,6 +175,8 @@ class Learner:
             "policy/clip_fraction": total["clipped"] / max(total["tokens"], 1.0),
             "policy/kl_old": total["kl_old"] / max(total["tokens"], 1.0),
         }
+        metrics |= {f"nonfinite/{name}": total[name] for name in NONFINITE}
+        metrics["nonfinite/gradients"] = float(self.nonfinite - skipped)
         if total["gap_tokens"]:
             metrics["policy/engine_mismatch"] = total["gap"] / total["gap_tokens"]
         if self.critic is not None:
@@ -201,7 +205,7 @@ class Learner:
             self.tokens_seen += int(observed.pop("computed"))
             self.forwards += int(observed.pop("forwards"))
             for name, value in observed.items():
-                sums[name] += value
+                sums[name] = sums.get(name, 0.0) + value
         parameters = list(self.policy.parameters.values())
         for twin in self.policies[1:]:
             for p, other in zip(parameters, twin.parameters.values(), strict=True):
@@ -224,7 +228,9 @@ class Learner:
             tokens = self._tokens(samples, logp_T, entropy_T, batch)
             total, count = self.algorithm.loss(tokens)
             (total / count).backward()
-            sums["loss"] += float(total.detach()) / count
+            loss = float(total.detach()) / count
+            sums["loss"] += loss
+            sums["losses"] += not math.isfinite(loss)
             self._observe(tokens, samples, sums, first)
         return sums
 
@@ -240,6 +246,8 @@ class Learner:
         kept_T = torch.ones_like(tokens.logp_T) if tokens.kept_T is None else tokens.kept_T
         log_ratio_T = tokens.log_ratio_T()
         sums["tokens"] += float(kept_T.sum())
+        for name, value_T in (("advantages", tokens.advantage_T), ("log_probs", tokens.logp_T)):
+            sums[name] += float((~value_T.isfinite()).sum())
         sums["kl_old"] -= float((log_ratio_T * kept_T).sum())
         outside = getattr(self.algorithm.objective, "outside", None)
         if outside is not None:
