@@ -421,3 +421,8 @@ def test_M19_what_the_documentation_says_of_penalties_and_of_the_engines_weight(
             assert total.item() / count == pytest.approx(weight * mean), "the engine's weight multiplies no penalty"
     dpo, t = get_algorithm("iterative_dpo"), tokens()
     assert dpo.loss(replace(t, weight_T=torch.full((10,), 2.0, dtype=F64)))[0].item() == dpo.loss(t)[0].item()
+
+
+def test_S7_a_name_where_a_function_belongs_is_refused_by_the_constructor():
+    with unchecked(), pytest.raises(UsageError, match="select is 'correct'; pass the function itself"):
+        Algorithm(select="correct")

@@ -67,6 +67,10 @@ class Algorithm:
     paper: str = ""
 
     def __post_init__(self) -> None:
+        for axis in ("shape", "select", "advantage", "spread", "ratio", "objective"):
+            value = getattr(self, axis)
+            if not callable(value):
+                raise UsageError(f"{axis} is {value!r}; pass the function itself, such as sieverl.credit.correct")
         if ("pair" in needs_of(self.objective)) != (self.aggregate.unit == "pair"):
             raise UsageError("a pair objective needs a pair aggregate, and only that: set aggregate=pair_mean")
         if ("value" in needs_of(self.spread)) != (self.critic is not None):

@@ -32,6 +32,7 @@ from sieverl.recipe import Recipe, load, to_toml
 from sieverl.rollout.protocol import Engine, Sampling
 from sieverl.rollout.torch_engine import TorchEngine
 from sieverl.rollout.transformers_engine import TransformersEngine
+from sieverl.trial import try_out
 from sieverl.types import Prompt
 from sieverl.verify import Pool, check_gold, is_graded
 
@@ -54,6 +55,7 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
         raise UsageError(
             f"train.mask_truncated would leave {recipe.algorithm} half pairs; raise rollout.max_tokens instead"
         )
+    try_out(algorithm, recipe.algorithm)
     return algorithm
 
 
