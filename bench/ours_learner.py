@@ -83,7 +83,7 @@ class Update:
         rank_U = np.argsort(np.argsort(length_U, kind="stable"))
         keep_U = np.floor((rank_U + 1) * keep) > np.floor(rank_U * keep)
         advantage_R = np.where(np.arange(rows) % 2, 1.0, -1.0)
-        return Credit(keep_U[unit_R], advantage_R, advantage_R)
+        return Credit(keep_U[unit_R], advantage_R, advantage_R, keep_U[unit_R])
 
     def _all(self, credit: Credit) -> list[Sample]:
         return [

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from conftest import SIZES
-from test_learner import batch, learner
+from test_learner import SUMS, batch, learner
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sieverl import objective as obj
 from sieverl.algorithms import get_algorithm
 from sieverl.distributed import World, join
+from sieverl.objective import Penalty
 from sieverl.packing import pack
 
-SUMS = ("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens")
+CASES = {name: (get_algorithm(name), []) for name in ("grpo", "reinforce_rej", "iterative_dpo", "ppo")}
+# PPO with some responses masked that a penalty over all sampled ones needs
+CASES["M7"] = (replace(get_algorithm("ppo"), penalties=(Penalty(obj.k2, 0.1, "sampled"),)), [0, 5, 9, 20])
 
 
 def gradient(name: str, world: World, mine_of) -> torch.Tensor:
@@ -22,9 +28,12 @@ def gradient(name: str, world: World, mine_of) -> torch.Tensor:
     config = AutoConfig.for_model("qwen2", **SIZES)
     model = AutoModelForCausalLM.from_config(config).double().eval()
     responses, mine = batch()
-    algorithm = get_algorithm(name)
+    algorithm, masked = CASES[name]
+    credit = algorithm.credit(responses)
+    whole = ~np.isin(np.arange(len(responses)), masked)
+    credit = replace(credit, keep=credit.keep & whole, selected=credit.selected & whole)
     own = {row: s for row, s in mine.items() if mine_of(row)}
-    batches = pack(responses, algorithm.credit(responses), own, algorithm, 2)
+    batches = pack(responses, credit, own, algorithm, 2)
     run = learner(model, algorithm)
     run.world = world
     run.score(batches)
@@ -41,7 +50,7 @@ def gradient(name: str, world: World, mine_of) -> torch.Tensor:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     world = join()
-    for name in ("grpo", "reinforce_rej", "iterative_dpo", "ppo"):
+    for name in CASES:
         one = gradient(name, World(), lambda row: True)
         cases = {"both": lambda row: row // 4 % 2 == world.rank, "idle": lambda row: world.rank == 0}
         for case, mine_of in cases.items():

@@ -68,7 +68,7 @@ def every(share: float, responses: Responses) -> Credit:
     rank = np.argsort(np.argsort(responses.length_R, kind="stable"))
     keep = np.floor((rank + 1) * share) > np.floor(rank * share)
     worth = np.where(np.arange(len(rank)) % 2, 1.0, -1.0)
-    return Credit(keep, worth, worth)
+    return Credit(keep, worth, worth, keep)
 
 
 def update(model, algorithm=grpo, share: float | None = None) -> tuple[Learner, int, dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 import sieverl
 from sieverl.algorithm import Algorithm
 from sieverl.algorithms import ALGORITHMS
-from sieverl.credit import OverlongShaped, groups
+from sieverl.credit import OverlongShaped, balanced, enough_of_both, groups, signed, zero_one
 from sieverl.errors import UsageError
 from sieverl.types import Responses
 
@@ -48,6 +49,96 @@ def test_remax_subtracts_the_greedy_reward_of_each_prompt():
         sieverl.get_algorithm("remax").credit([[1, 0], [1, 0]], greedy=[1, 0, 1])
     by_row = sieverl.get_algorithm("remax").credit([[1, 0], [1, 0]], greedy=[1, 1, 0, 0])
     np.testing.assert_array_equal(by_row.advantage, credit.advantage)
+
+
+def greedy_rows(reward, length, max_tokens=100):
+    """One greedy response a row; right from 1 on."""
+    reward = np.array(reward, dtype=float)
+    rows = len(reward)
+    return Responses(np.arange(rows), reward, reward >= 1, np.array(length), np.zeros(rows, bool), None, max_tokens)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        (signed, [0, -2, 2, 0]),
+        (zero_one, [0, -1, 1, 0]),
+        # the responses have 80 and 100 of 100 tokens (penalty 0 and -1), the greedy ones 90 (-0.5)
+        (OverlongShaped(0.2), [0.5, -2.5, 2.5, -0.5]),
+    ],
+)
+def test_M9_the_greedy_response_goes_through_the_same_shape(shape, expected):
+    """Two prompts, right then wrong; the greedy response is right for the first and wrong for the second."""
+    remax = replace(sieverl.get_algorithm("remax"), shape=shape)
+    rows = replace(
+        greedy_rows([1, 0, 1, 0], [80, 100, 80, 100]),
+        prompt_R=np.array([0, 0, 1, 1]),
+        greedy=greedy_rows([1, 1, 0, 0], [90] * 4),
+    )
+    credit = remax.credit(rows)
+    np.testing.assert_allclose(credit.advantage, expected)
+    np.testing.assert_array_equal(credit.keep, np.array(expected) != 0)
+
+
+def test_M9_bare_greedy_rewards_are_shaped_too():
+    """Of a greedy response that is known by its reward only, the length is taken as one token: no penalty."""
+    remax = replace(sieverl.get_algorithm("remax"), shape=zero_one)
+    assert remax.credit([[1, 0], [1, 0]], greedy=[1, 0]).advantage.tolist() == [[0, -1], [1, 0]]
+    overlong = replace(remax, shape=OverlongShaped(0.2))
+    credit = overlong.credit([[1, 0]], greedy=[1], length=[[90, 10]], max_tokens=100)
+    assert credit.advantage.tolist() == [[-0.5, -2.0]]
+
+
+def test_M9_graded_rewards_are_compared_as_they_are():
+    credit = sieverl.get_algorithm("remax").credit([[0.5, 1.0]], greedy=[0.25])
+    assert credit.advantage.tolist() == [[0.25, 0.75]]
+
+
+def test_M16_reinforce_ada_trains_on_a_balanced_group_with_the_baseline_of_all():
+    """n = 4, one prompt with 1 right of 12, one with 8 of 12, one with none of 16."""
+    ada = sieverl.get_algorithm("reinforce_ada")
+    right = [1] + [0] * 11 + [1] * 8 + [0] * 4 + [0] * 16
+    prompt = np.repeat([0, 1, 2], [12, 12, 16])
+    credit = ada.credit(right, prompt=prompt, samples=4, seed=3)
+    of = [credit.selected[prompt == p] for p in range(3)]
+    assert [s.sum() for s in of] == [4, 4, 4], "a hopeless prompt counts as one group, too"
+    correct = [(np.array(right)[prompt == p] * s).sum() for p, s in enumerate(of)]
+    assert correct == [1, 2, 0], "half and half, filled from the other side"
+    assert credit.keep.sum() == 8
+    # signed: 1 right of 12 has mean -10/12, 8 of 12 has mean 4/12
+    for p, mean in ((0, -10 / 12), (1, 4 / 12)):
+        chosen = credit.advantage[prompt == p][of[p]]
+        assert sorted(set(chosen.round(12))) == pytest.approx([-1 - mean, 1 - mean])
+    assert (ada.credit(right, prompt=prompt, samples=4, seed=3).selected == credit.selected).all()
+    picks = {tuple(ada.credit(right, prompt=prompt, samples=4, seed=s).selected) for s in range(20)}
+    assert len(picks) > 10, "another seed draws others"
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=4), st.integers(1, 8))
+def test_M16_balanced_groups_have_n_responses_where_there_are_as_many(groups_, n):
+    right = np.array([x for group in groups_ for x in group])
+    prompt = np.repeat(np.arange(len(groups_)), [len(group) for group in groups_])
+    rows = Responses(prompt, 1.0 * right, right, np.ones(len(right), int), np.zeros(len(right), bool), samples=n)
+    keep = balanced(rows)
+    for p, group in enumerate(groups_):
+        kept, of_right = keep[prompt == p].sum(), (keep & right)[prompt == p].sum()
+        assert kept == min(n, len(group))
+        best = min(sum(group), max(n - n // 2, n - (len(group) - sum(group))))
+        assert of_right == best
+    assert balanced(replace(rows, samples=0)).all(), "an unknown n keeps all"
+
+
+def test_M16_a_prompt_is_sampled_until_half_a_group_is_right_and_half_wrong():
+    rows = greedy_rows([1, 0, 0, 0, 0, 1, 1, 0, 0], [1] * 9)
+    rows = replace(rows, prompt_R=np.array([0] * 5 + [1] * 4), samples=4)
+    assert enough_of_both(rows).tolist() == [False] * 5 + [True] * 4
+    assert enough_of_both(replace(rows, samples=0)).all(), "where n is unknown, one of each"
+
+
+def test_M16_a_rectangle_of_rewards_is_its_own_group():
+    ada = sieverl.get_algorithm("reinforce_ada")
+    assert ada.credit([[1, 0, 0, 0], [0, 0, 0, 0]]).keep.tolist() == [[True] * 4, [False] * 4]
+    assert ada.credit([[1, 0, 0, 0]], samples=2).selected.sum() == 2
 
 
 def test_dpo_keeps_one_pair_a_prompt_and_breaks_ties_by_the_seed():

@@ -9,9 +9,10 @@ import pytest
 from conftest import ROOT
 
 from sieverl.algorithms import ALGORITHMS
+from sieverl.errors import UsageError
 from sieverl.listing import markdown
 from sieverl.recipe import build, load
-from sieverl.setup import chosen_algorithm
+from sieverl.setup import chosen_algorithm, left_out
 
 
 @pytest.mark.parametrize("page", ["algorithms.md"])
@@ -25,11 +26,20 @@ def test_the_table_of_algorithms_is_the_page():
 
 @pytest.mark.parametrize("name", ["paper.toml", "as_released.toml"])
 @pytest.mark.parametrize("algorithm", [*ALGORITHMS])
-def test_recipes_take_every_algorithm_they_can(name, algorithm):
+def test_M15_recipes_take_every_algorithm_they_can_and_say_what_they_leave_out(name, algorithm):
     recipe = load(ROOT / "recipes" / name, {"algorithm": algorithm})
     if name == "paper.toml":
-        chosen_algorithm(recipe)
-    elif algorithm in ("reinforce_rej", "grpo"):
+        assert left_out(recipe, chosen_algorithm(recipe)) == ""
+    elif algorithm == "iterative_dpo":
+        named = "axes.shape, axes.aggregate, axes.over, axes.dual_clip, axes.penalty_over; leave them out"
+        with pytest.raises(UsageError, match=named):
+            chosen_algorithm(recipe)
+    else:
+        line = {"raft": "log_prob", "rloo": "log_prob", "remax": "log_prob", "cispo": "ClippedWeight(high=4.0)"}
+        value, shown = chosen_algorithm(recipe), line.get(algorithm)
+        expected = f"axes.dual_clip does not apply to {algorithm} ({shown}) and is left out" if shown else ""
+        assert left_out(recipe, value) == expected
+    if name == "as_released.toml" and algorithm in ("reinforce_rej", "grpo"):
         value = chosen_algorithm(recipe)
         assert value.penalises_sampled
         assert value.objective.dual == 3.0

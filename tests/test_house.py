@@ -21,6 +21,7 @@ FLOORS = [
         "algorithm",
         "algorithms",
         "axes",
+        "trial",
         "recipe",
         "distributed",
         "parallel",

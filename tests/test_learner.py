@@ -13,11 +13,14 @@ import pytest
 import torch
 from conftest import ROOT
 
+from sieverl import objective as obj
 from sieverl.algorithms import ALGORITHMS, get_algorithm
 from sieverl.axes import with_axes
+from sieverl.credit import signed, zero_one
 from sieverl.critic import ValueModel
 from sieverl.learner import Learner
 from sieverl.model import Policy
+from sieverl.objective import Penalty
 from sieverl.optimizer import learning_rate
 from sieverl.packing import Sample, layout, micro_batches, pack
 from sieverl.recipe import Train
@@ -25,6 +28,7 @@ from sieverl.types import Responses
 
 F64 = torch.float64
 PAIRED_OR_POLICY = sorted(ALGORITHMS)
+SUMS = ("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens")
 
 
 def batch(seed=0, prompts=6, samples=4):
@@ -66,7 +70,7 @@ def gradients(model, algorithm, masked=False, budget=200, order=None, minibatche
     run.score(batches)
     out = []
     for b in batches:
-        sums = dict.fromkeys(("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens"), 0.0)
+        sums = dict.fromkeys(SUMS, 0.0)
         if run._computes(b):
             run._gradient(b, sums)
             out.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
@@ -196,6 +200,44 @@ def test_one_step_equals_plain_autograd(random_model):
     close(ours, [expected], rel=1e-9)
 
 
+@pytest.mark.parametrize("adapters", [False, True])
+def test_M12_nothing_selected_still_makes_the_step_of_a_penalty_over_all_sampled(random_model, adapters):
+    """Its gradient is that of the penalty alone, wherever the denominator of the objective is taken."""
+    responses, mine = batch()
+    responses = replace(responses, reward_R=np.zeros(24), correct_R=np.zeros(24, dtype=bool))
+    grads = []
+    for over in ("kept", "sampled"):
+        model = random_model(dtype=F64)
+        if adapters:
+            torch.manual_seed(0)
+            model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear"))
+        algorithm = with_axes(
+            get_algorithm("reinforce_rej"), {"over": over, "entropy_coefficient": 0.1, "penalty_over": "sampled"}
+        )
+        batches = pack(responses, algorithm.credit(responses), mine, algorithm, 2)
+        run = learner(model, algorithm)
+        run.score(batches)
+        assert run._computes(batches[0])
+        run._gradient(batches[0], dict.fromkeys(SUMS, 0.0))
+        grads.append(torch.cat([p.grad.flatten() for p in run.policy.parameters.values() if p.grad is not None]))
+        assert run.update(batches)["train/updates"] == 2
+    close([grads[0]], [grads[1]])
+
+
+def test_M12_an_undeclared_ratio_is_that_to_the_policy_before_the_first_step(random_model):
+    """In the second mini-batch of the step it is not 1."""
+    seen = []
+
+    def spy(tokens):
+        seen.append(float((tokens.log_ratio_T().detach() != 0).double().mean()))
+        return tokens.log_ratio_T().exp() * 0.01
+
+    algorithm = replace(get_algorithm("raft"), penalties=(Penalty(spy, 0.1),))
+    run, _ = step(random_model(dtype=F64), algorithm, 2)
+    assert max(seen) > 0.9
+    assert step(random_model(dtype=F64), get_algorithm("raft"), 2)[0].forwards < run.forwards, "raft needs none"
+
+
 def test_nothing_kept_makes_no_step_and_probes_the_engine(random_model):
     model = random_model(dtype=F64)
     responses, mine = batch()
@@ -300,7 +342,124 @@ def test_two_ranks_make_the_gradient_of_one(tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "tests", timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
-    for name in ("grpo", "reinforce_rej", "iterative_dpo", "ppo"):
+    for name in ("grpo", "reinforce_rej", "iterative_dpo", "ppo", "M7"):
         for case in ("both", "idle"):
             one, two = torch.load(tmp_path / f"{name}-{case}.pt", weights_only=True)
             assert float((one - two).norm() / one.norm()) < 1e-12, (name, case)
+
+
+# --- which responses the denominators count -----------------------------------------------------------
+
+
+def counted(algorithm, rewards, lengths, truncated=(), minibatches=1):
+    """The mini-batches of one prompt's responses."""
+    rows = len(rewards)
+    responses = Responses(
+        np.zeros(rows, dtype=int),
+        np.array(rewards, dtype=float),
+        np.array(rewards) > 0,
+        np.array(lengths),
+        np.isin(np.arange(rows), truncated),
+        max_tokens=100,
+        graded=True,
+    )
+    mine = {row: Sample([5, 6], [7] * n, [-1.0] * n, 0.0) for row, n in enumerate(lengths)}
+    return pack(responses, algorithm.credit(responses), mine, algorithm, minibatches)
+
+
+def test_M5_a_zero_advantage_stays_in_the_denominator():
+    """DAPO, lengths 10, 10, 100, rewards 1, -1, 0: the last has the group's mean and is not computed, but it counts."""
+    dapo = replace(get_algorithm("dapo"), shape=signed)
+    (batch,) = counted(dapo, [1.0, -1.0, 0.0], [10, 10, 100])
+    assert [len(s.response) for s in batch.samples] == [10, 10]
+    assert batch.count(dapo) == 120
+    (batch,) = counted(replace(dapo, aggregate=obj.sequence_mean), [1.0, -1.0, 0.0], [10, 10, 100])
+    assert batch.lengths == [10, 10, 100]
+
+
+@pytest.mark.parametrize("name", ["raft", "reinforce_rej"])
+def test_M5_over_kept_the_step_is_that_of_computing_all_that_is_selected(random_model, name):
+    """Adding a term of weight zero, which makes every selected response be computed, does not change the gradient."""
+    algorithm = replace(get_algorithm(name), shape=zero_one, over="kept")
+    everything = replace(algorithm, penalties=(Penalty(obj.k2, 0.0),))
+    ours, _ = gradients(random_model(dtype=F64), algorithm)
+    whole, _ = gradients(random_model(dtype=F64), everything)
+    close(ours, whole)
+
+
+# --- the engine is compared on every step -------------------------------------------------------------
+
+
+def step(model, algorithm, minibatches=2, **changes):
+    """One step of the loop: the learner and the metrics; nothing of the engine's log-probs is true."""
+    responses, mine = batch()
+    run = learner(model, algorithm, minibatches=minibatches, **changes)
+    batches = pack(responses, algorithm.credit(responses), mine, algorithm, minibatches)
+    scores = run.score(batches, probe=[mine[0], mine[1]])
+    assert run.algorithm is algorithm
+    return run, run.update(batches) | scores
+
+
+@pytest.mark.parametrize("name", ["grpo", "raft", "ppo"])
+@pytest.mark.parametrize(("minibatches", "epochs"), [(1, 1), (3, 2)])
+def test_M6_with_the_engines_log_probs_as_old_the_mismatch_is_reported_for_free(
+    random_model, name, minibatches, epochs
+):
+    """It is the mean gap of the first mini-batch before its step."""
+    model = random_model(dtype=F64)
+    algorithm = get_algorithm(name)
+    run, _ = step(model, algorithm, minibatches, epochs=epochs, old="learner")
+    free, metrics = step(random_model(dtype=F64), algorithm, minibatches, epochs=epochs, old="engine")
+    assert metrics["policy/engine_mismatch"] > 0
+    assert free.forwards <= run.forwards, "and no forward is made for it"
+    if minibatches == 1:
+        assert metrics["policy/engine_mismatch"] == pytest.approx(
+            step(random_model(dtype=F64), algorithm, 1)[1]["policy/engine_mismatch"], rel=1e-12
+        )
+
+
+@pytest.mark.parametrize("old", ["learner", "engine"])
+@pytest.mark.parametrize("warmup", [1, 2, 9])
+def test_M6_the_mismatch_is_reported_while_a_critic_warms_up(random_model, warmup, old):
+    ppo = get_algorithm("ppo")
+    ppo = replace(ppo, critic=replace(ppo.critic, warmup_steps=warmup))
+    run, metrics = step(random_model(dtype=F64), ppo, 2, old=old)
+    assert metrics["policy/engine_mismatch"] > 0
+    assert metrics["train/updates"] == max(0, 2 - warmup)
+    assert run.forwards >= 1
+    alone, metrics = step(random_model(dtype=F64), ppo, 1, old=old)
+    assert metrics["policy/engine_mismatch"] > 0
+    assert alone.forwards == 1, "the probe alone"
+
+
+# --- what is masked and yet computed, for a penalty ---------------------------------------------------
+
+
+def masked_ppo(model, penalty, drop):
+    """PPO on a batch with some responses masked, which a penalty over all sampled ones needs or not."""
+    responses, mine = batch()
+    algorithm = replace(get_algorithm("ppo"), penalties=(Penalty(obj.k2, 0.0, "sampled"),) if penalty else ())
+    truncated = np.isin(np.arange(24), drop)
+    credit = algorithm.credit(responses)
+    credit = replace(credit, keep=credit.keep & ~truncated, selected=credit.selected & ~truncated)
+    batches = pack(responses, credit, mine, algorithm, 1)
+    run = learner(model, algorithm, minibatches=1)
+    run.score(batches)
+    advantage = [s.advantage for s in batches[0].samples if s.kept]
+    run.critic.update(batches[0], run.policy, 200, run.world)
+    run._gradient(batches[0], dict.fromkeys(SUMS, 0.0))
+    critic = [p.detach().flatten() for p in run.critic.trained.values()]
+    gradient = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+    return torch.cat(advantage), torch.cat(critic), torch.cat(gradient), run.critic.loss, len(batches[0].samples)
+
+
+def test_M7_masked_responses_are_neither_whitened_nor_teach_the_critic(random_model):
+    """A penalty of weight zero makes them be computed, and changes nothing."""
+    drop = [0, 5, 9, 20]
+    advantage, critic, gradient, loss, few = masked_ppo(random_model(dtype=F64), False, drop)
+    same, as_well, whole, also, many = masked_ppo(random_model(dtype=F64), True, drop)
+    assert (few, many) == (20, 24)
+    assert advantage.mean().item() == pytest.approx(0, abs=1e-12)
+    assert advantage.std().item() == pytest.approx(1, rel=1e-6)
+    close([advantage, critic, gradient], [same, as_well, whole])
+    assert loss == also == pytest.approx(0.5), "before it learns, the value of a token is 0 and its target 1 or -1"

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import BASE
+from rich.console import Console
 
 from sieverl import checkpoint
-from sieverl.algorithms import ALGORITHMS
+from sieverl.algorithms import ALGORITHMS, get_algorithm
+from sieverl.console import Progress, summary
 from sieverl.errors import Alarm, CheckpointError, DataError, UsageError
-from sieverl.loop import Stopped, save, train
+from sieverl.gather import Batch
+from sieverl.loop import State, Stopped, assign, collect, save, train
 from sieverl.metrics import EXEMPT, MetricsLog, read_verdicts, rollout_path
+from sieverl.packing import pack
+from sieverl.plot import curve
 from sieverl.recipe import build
 from sieverl.rollout.fake import FakeEngine
 from sieverl.setup import prepare
+from sieverl.types import Responses
 
 GYM = {"seed": 900_000, "size": 60, "prompt": "metadata.expression", "min_terms": 2, "max_terms": 2, "max_digits": 1,
        "operators": ["+"], "allow_parentheses": False, "allow_negation": False, "whitespace": "no_space"}  # fmt: skip
@@ -235,6 +243,108 @@ def test_every_algorithm_trains_two_steps(tmp_path, name):
         assert rows[-1]["train/value_loss"] > 0
     if name in ("dapo", "reinforce_ada"):
         assert max(r["select/rounds"] for r in rows[1:]) > 1
+
+
+def test_M5_masked_truncated_responses_leave_the_denominator_too(tmp_path):
+    """Two right answers of which one is cut off: raft divides by the one that is left."""
+    run = fake_run(tmp_path, [r"\boxed{1}"], algorithm="raft", train__mask_truncated=True)
+    batch = Batch(
+        Responses(
+            *(np.array(x) for x in ([0, 0, 0], [1.0, 1.0, 0.0], [True, True, False], [4, 9, 5], [False, True, False]))
+        ),
+        {}, {}, [], [], run.state.cursor,
+    )  # fmt: skip
+    credit = assign(run, batch)
+    assert credit.keep.tolist() == credit.selected.tolist() == [True, False, False]
+    (part,) = pack(batch.responses, credit, {}, run.algorithm, 1)
+    assert part.lengths == [4]
+
+
+def test_M9_the_greedy_response_of_each_prompt_is_there_row_by_row(tmp_path):
+    """Everything a shape looks at: reward, correct, length, truncated."""
+    run = prepare(recipe(tmp_path / "g", algorithm="remax", axes__shape="zero_one"), say=lambda t: None)
+    with run.train.pool:
+        batch = collect(run)
+    rows, greedy = batch.responses, batch.responses.greedy
+    assert len(greedy) == len(rows) == 16
+    assert (greedy.prompt_R == rows.prompt_R).all()
+    for group in range(4):
+        mine = greedy.prompt_R == group
+        for values in (greedy.reward_R, greedy.length_R, greedy.truncated_R):
+            assert len(set(values[mine])) == 1
+    assert (greedy.length_R >= 1).all()
+    assert (greedy.length_R <= 26).all()
+    assert (greedy.correct_R == (greedy.reward_R == 1)).all()
+    advantage = assign(run, batch).advantage
+    np.testing.assert_array_equal(advantage, 1.0 * rows.correct_R - greedy.correct_R)
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_M16_reinforce_ada_counts_n_responses_a_prompt_however_many_it_drew(tmp_path, minibatches):
+    """All are wrong: 4 prompts x 4 rounds x 4 responses, of which each prompt has 4 in the denominator."""
+    run = fake_run(tmp_path, [r"\boxed{x}"], algorithm="reinforce_ada", train__minibatches=minibatches)
+    with run.train.pool:
+        batch = collect(run)
+    assert (len(batch.responses), batch.rounds, batch.responses.samples) == (64, 4, 4)
+    batches = pack(batch.responses, assign(run, batch), batch.mine, run.algorithm, minibatches)
+    assert [len(b.lengths) for b in batches] == [16 // minibatches] * minibatches
+    assert not any(b.samples for b in batches)
+
+
+def nan_advantage(responses, shaped_R):
+    return np.where(np.arange(len(responses)) == 1, np.nan, shaped_R)
+
+
+def nan_objective(tokens, ratio_T):
+    return ratio_T * tokens.advantage_T * float("inf")
+
+
+def run_with(tmp_path, algorithm, **overrides):
+    """A run with an algorithm that breaks during training only; what the console said."""
+    run = prepare(recipe(tmp_path / "n", **overrides), say=lambda t: None)
+    run.algorithm = run.learner.algorithm = algorithm
+    run.heldout = None
+    console = Console(file=io.StringIO(), width=200)
+    return run, Progress(run, console), console.file
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"advantage": nan_advantage}, "advantages"),
+        ({"objective": nan_objective}, "losses"),
+        ({"objective": lambda t, ratio_T: (t.logp_T - t.logp_T.detach()).abs().sqrt() * ratio_T}, "gradients"),
+    ],
+)
+def test_S5_nan_is_said_at_once_and_stops_the_run(tmp_path, change, named):
+    algorithm = replace(get_algorithm("reinforce"), **change)
+    run, progress, out = run_with(tmp_path, algorithm, steps=99, alarms__nonfinite_steps=4)
+    before = [p.clone() for p in run.policy.model.parameters()]
+    with run.train.pool, pytest.raises(Alarm, match=rf"4 steps in a row \(now in .*{named}.*nonfinite_steps = 0"):
+        train(run, progress)
+    assert all(torch.equal(a, b) for a, b in zip(before, run.policy.model.parameters(), strict=True))
+    rows = run.metrics.rows()[1:]
+    assert len(rows) == 4, "one more than by default"
+    assert build({}).alarms.nonfinite_steps == 3
+    assert all(row[f"nonfinite/{named}"] > 0 and row["nonfinite/gradients"] == 1 for row in rows)
+    assert out.getvalue().count("NaN or infinity") == 4
+    text = (run.run_dir / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert all(row["train/loss"] is None or named == "gradients" for row in rows)
+    summary(run, progress.console)
+    curve(run.run_dir)
+
+
+def test_S5_a_run_goes_on_where_it_is_told_to_and_counts_in_a_row_over_a_resume(tmp_path):
+    algorithm = replace(get_algorithm("reinforce"), advantage=nan_advantage)
+    run, progress, out = run_with(tmp_path, algorithm, steps=4, alarms__nonfinite_steps=0)
+    with run.train.pool:
+        train(run, progress)
+    assert out.getvalue().count("NaN or infinity") == 4
+    assert State.of(checkpoint.load_state(checkpoint.newest(run.run_dir / "checkpoints"))).nonfinite_steps == 4
+    old = {"step": 1, "cursor": {"epoch": 0, "index": 0}, "empty_steps": 0, "graded": False}
+    assert State.of(old).nonfinite_steps == 0, "a checkpoint from before there was this count"
 
 
 def test_sizes_that_cannot_work_are_refused_with_the_arithmetic(tmp_path):

@@ -14,7 +14,9 @@ import torch
 from sieverl import objective as obj
 from sieverl.algorithm import Algorithm
 from sieverl.algorithms import ALGORITHMS, get_algorithm
-from sieverl.axes import with_axes
+from sieverl.axes import inapplicable, with_axes
+from sieverl.credit import OverlongShaped, needs
+from sieverl.errors import UsageError
 from sieverl.objective import Clipped, ClippedWeight, Gae, PairLogistic, Penalty, Tokens
 
 LENGTHS = [3, 1, 4, 2]
@@ -210,6 +212,107 @@ def test_gae_equals_plain_recursion_and_lambda_one_is_reward_minus_value():
     assert obj.to_tokens(t) is t.advantage_T
 
 
+def test_M8_reinforce_pp_subtracts_the_kl_before_it_normalises():
+    """arXiv 2501.03262, eq. 8 to 10: A_t = r - beta * sum of KL from t on; then (A - mean) / std over all tokens."""
+    algorithm = with_axes(get_algorithm("reinforce_pp"), {"kl_in_reward": 0.5})
+    advantage = algorithm.credit([[1, 0]]).advantage[0]
+    assert advantage.tolist() == [1.0, -1.0], "the bare reward: normalising comes last"
+    t = Tokens(
+        torch.zeros(3, dtype=F64),
+        torch.tensor([0, 0, 1]),
+        torch.tensor(advantage[[0, 0, 1]], dtype=F64),
+        old_T=torch.tensor([0.4, 0.2, 0.0], dtype=F64),
+        ref_T=torch.zeros(3, dtype=F64),
+    )
+    raw = algorithm.spread(t)
+    assert raw.tolist() == pytest.approx([1 - 0.5 * 0.6, 1 - 0.5 * 0.2, -1.0])  # 0.7, 0.9, -1
+    assert algorithm.whiten
+    mean, std = 0.2, ((0.5**2 + 0.7**2 + 1.2**2) / 2) ** 0.5
+    assert obj.whiten(raw).tolist() == pytest.approx([0.5 / std, 0.7 / std, -1.2 / std], rel=1e-7)
+    assert mean == pytest.approx(raw.mean().item())
+
+
+def test_M12_nothing_selected_and_a_penalty_over_all_sampled():
+    """The objective has nothing to divide by; the penalty has its own denominator and is not lost."""
+    t = replace(tokens(), kept_T=torch.zeros(10, dtype=F64), lengths=[], sampled_lengths=LENGTHS)
+    algorithm = replace(get_algorithm("raft"), penalties=(Penalty(obj.k2, 0.5, "sampled"),))
+    total, count = algorithm.loss(t)
+    expected = 0.5 * sum(x.mean().item() for x in torch.split(obj.k2(t).detach(), LENGTHS)) / 4
+    assert total.item() / count == pytest.approx(expected)
+
+
+def test_M12_whiten_without_a_spread_is_refused():
+    with pytest.raises(UsageError, match="give a spread"):
+        Algorithm(whiten=True)
+
+
+def test_M12_a_shape_that_a_pair_algorithm_would_ignore_is_refused():
+    with pytest.raises(UsageError, match="would be ignored"):
+        replace(get_algorithm("iterative_dpo"), shape=OverlongShaped())
+    with pytest.raises(UsageError, match=r"axes\.shape; leave"):
+        with_axes(get_algorithm("iterative_dpo"), {"shape": "overlong"})
+    assert with_axes(get_algorithm("iterative_dpo"), {"shape": "signed"}) == get_algorithm("iterative_dpo")
+
+
+def test_M12_what_is_not_known_to_do_without_the_ratio_needs_it():
+    @needs("ref")
+    def corrected(t):
+        return obj.k3(t) * obj.per_token(t)
+
+    raft = get_algorithm("raft")
+    assert "ratio" not in raft.needs
+    assert "ratio" in replace(raft, penalties=(Penalty(corrected, 0.1),)).needs
+    assert "ratio" in replace(raft, objective=lambda t, ratio_T: -ratio_T * t.advantage_T).needs
+    assert "ratio" in replace(raft, spread=lambda t: obj.per_token(t)).needs
+    free = {name for name, algorithm in ALGORITHMS.items() if "ratio" not in algorithm.needs}
+    assert free == {"raft", "rloo", "remax", "iterative_dpo"}
+    for axes in ({"kl": "k2", "kl_coefficient": 1.0}, {"kl": "k3", "kl_coefficient": 1.0}, {"entropy_coefficient": 1}):
+        assert "ratio" not in with_axes(raft, axes).needs
+
+
+def test_M13_dual_clip_counts_as_clipped():
+    ratio = torch.tensor([3.5, 2.5, 0.5, 3.5], dtype=F64)
+    sign = torch.tensor([-1.0, -1.0, -1.0, 1.0], dtype=F64)
+    t = Tokens(ratio.log(), torch.arange(4), sign, old_T=torch.zeros(4, dtype=F64))
+    assert Clipped(0.2, 0.2).outside(t, ratio).tolist() == [False, False, True, True]
+    assert Clipped(0.2, 0.2, dual=3.0).outside(t, ratio).tolist() == [True, False, True, True]
+    logp = ratio.log().requires_grad_()
+    clipped = Clipped(0.2, 0.2, dual=3.0)
+    inside = replace(t, logp_T=logp)
+    (grad,) = torch.autograd.grad(clipped(inside, obj.per_token(inside)).sum(), logp)
+    assert (grad == 0).tolist() == clipped.outside(t, ratio).tolist(), "exactly where the gradient is zero"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("limit", [1e-3, 10.0, 1000.0])
+@pytest.mark.parametrize("log_ratio", [-100_000.0, -1100.0, 1100.0, 100_000.0, -100.0, 100.0])
+def test_M13_the_clamped_k3_has_no_gradient_far_away(dtype, limit, log_ratio):
+    logp = torch.tensor([-log_ratio], dtype=dtype, requires_grad=True)
+    t = Tokens(logp, torch.tensor([0]), torch.zeros(1, dtype=dtype), ref_T=torch.zeros(1, dtype=dtype))
+    value = obj.K3(limit)(t)
+    (grad,) = torch.autograd.grad(value.sum(), logp)
+    if limit > 100 and log_ratio == -100:  # exp(-100) + 100 - 1 is within that limit
+        assert (value.item(), grad.item()) == (pytest.approx(99), pytest.approx(1))
+    else:
+        assert (value.item(), grad.item()) == (pytest.approx(limit), 0.0)
+
+
+@pytest.mark.parametrize("name", ["raft", "rloo", "remax", "cispo"])
+def test_M15_clips_of_an_objective_without_any_are_left_out(name):
+    axes = {"clip_low": 0.1, "dual_clip": 3.0, "aggregate": "token_mean"}
+    algorithm = get_algorithm(name)
+    assert inapplicable(algorithm, axes) == ["clip_low", "dual_clip"]
+    assert with_axes(algorithm, axes) == replace(algorithm, aggregate=obj.token_mean)
+
+
+def test_M15_a_pair_algorithm_names_all_axes_it_cannot_take():
+    axes = {"shape": "zero_one", "aggregate": "token_mean", "kl": "k3", "over": "kept", "dual_clip": 3.0}
+    axes |= {"penalty_over": "sampled", "kl_in_reward": 0.1, "entropy_coefficient": 0.1}
+    named = "axes.shape, axes.aggregate, axes.over, axes.dual_clip, axes.penalty_over, axes.kl_in_reward; leave"
+    with pytest.raises(UsageError, match=named):
+        with_axes(get_algorithm("iterative_dpo"), axes)
+
+
 def test_kl_in_the_reward():
     t = tokens()
     kl = lists(replace(t, advantage_T=t.old_T - t.ref_T.detach()))["advantage_T"]
@@ -292,8 +395,7 @@ def test_axes_by_name():
     assert algorithm.objective == Clipped(0.2, 0.2, 3.0)
     assert algorithm.credit([[1, 0]]).advantage.tolist() == [[1.0, 0.0]], "as released, a wrong answer weighs nothing"
     assert algorithm.aggregate is obj.token_mean
-    with pytest.raises(ValueError, match="clips the ratio"):
-        with_axes(get_algorithm("raft"), {"clip_low": 0.1})
+    assert with_axes(get_algorithm("raft"), {"clip_low": 0.1}) == get_algorithm("raft")
     with pytest.raises(ValueError, match="one of"):
         with_axes(get_algorithm("raft"), {"shape": "sign"})
     k3 = with_axes(get_algorithm("grpo"), {"kl": "k3", "kl_coefficient": 0.1, "kl_limit": 10.0}).penalties
@@ -305,3 +407,22 @@ def test_shapes_are_checked_under_pytest():
         Tokens(torch.zeros(3), torch.zeros(3, dtype=torch.long), torch.zeros(2))
     with pytest.raises(TypeError):
         obj.whiten(torch.zeros(2, 2))
+
+
+def test_M19_what_the_documentation_says_of_penalties_and_of_the_engines_weight():
+    """A quarter of the responses is kept: over = sampled, the mean of the kept penalty counts by a quarter."""
+    kept = torch.tensor([1.0] * 3 + [0.0] * 7, dtype=F64)
+    mean = obj.k2(tokens()).detach()[:3].mean().item()
+    bare = Algorithm(objective=lambda t, ratio_T: 0.0 * t.logp_T, penalties=(Penalty(obj.k2, 0.5, "kept"),))
+    for over, lengths, weight in (("sampled", LENGTHS, 0.5 / 4), ("kept", [3], 0.5)):
+        t = replace(tokens(), kept_T=kept, lengths=lengths, sampled_lengths=LENGTHS)
+        for engine in (None, torch.full((10,), 2.0, dtype=F64)):
+            total, count = replace(bare, over=over).loss(replace(t, weight_T=engine))
+            assert total.item() / count == pytest.approx(weight * mean), "the engine's weight multiplies no penalty"
+    dpo, t = get_algorithm("iterative_dpo"), tokens()
+    assert dpo.loss(replace(t, weight_T=torch.full((10,), 2.0, dtype=F64)))[0].item() == dpo.loss(t)[0].item()
+
+
+def test_S7_a_name_where_a_function_belongs_is_refused_by_the_constructor():
+    with unchecked(), pytest.raises(UsageError, match="select is 'correct'; pass the function itself"):
+        Algorithm(select="correct")

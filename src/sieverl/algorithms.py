@@ -17,9 +17,11 @@ from sieverl import objective as obj
 from sieverl.algorithm import Algorithm, Critic, Draw
 from sieverl.credit import (
     OverlongShaped,
+    balanced,
     batch_zscore,
     best_and_worst,
     correct,
+    enough_of_both,
     group_centred,
     group_zscore,
     leave_one_out,
@@ -110,11 +112,12 @@ cispo = Algorithm(
     paper="arXiv 2506.13585",
 )
 reinforce_ada = Algorithm(
-    draw=Draw(until=mixed_groups, rounds=4),
-    select=mixed_groups,
+    draw=Draw(until=enough_of_both, rounds=4),
+    select=balanced,
     advantage=group_centred,
     objective=Clipped(0.2, 0.28),
-    about="sample a prompt until it has right and wrong answers",
+    over="kept",
+    about="sample until half a group is right and half wrong, train on that",
     paper="arXiv 2510.04996",
 )
 ppo = Algorithm(

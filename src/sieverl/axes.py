@@ -10,18 +10,41 @@ from torch import Tensor
 
 from sieverl import objective as obj
 from sieverl.algorithm import Algorithm
-from sieverl.credit import OverlongShaped, batch_zscore, signed, zero_one
+from sieverl.credit import OverlongShaped, batch_zscore, reward, signed, zero_one
 from sieverl.errors import UsageError
 from sieverl.objective import Clipped, Gae, Penalty, Tokens
 
+CLIPS = {"clip_low": "low", "clip_high": "high", "dual_clip": "dual"}
+
+
+def inapplicable(algorithm: Algorithm, axes: dict[str, Any]) -> list[str]:
+    """Those of `axes` that mean nothing to `algorithm` and are left out: clips of a ratio that it does not clip.
+
+    >>> from sieverl.algorithms import grpo, raft
+    >>> inapplicable(raft, {"dual_clip": 3.0, "shape": "signed"}), inapplicable(grpo, {"dual_clip": 3.0})
+    (['dual_clip'], [])
+    """
+    return [] if isinstance(algorithm.objective, Clipped) else [axis for axis in axes if axis in CLIPS]
+
+
+def _refuse_for_pairs(axes: dict[str, Any]) -> None:
+    """A pair objective takes whole responses, the best and the worst: name all axes that would not mean anything."""
+    wrong = [axis for axis in axes if axis in ("aggregate", "over", "kl_in_reward", *CLIPS)]
+    wrong += [axis for axis, plain in (("shape", "signed"), ("penalty_over", "kept")) if axes.get(axis, plain) != plain]
+    if wrong:
+        names = ", ".join(f"axes.{axis}" for axis in axes if axis in wrong)
+        raise UsageError(f"an algorithm that learns from pairs (iterative_dpo) has no use for {names}; leave them out")
+
 
 def with_axes(algorithm: Algorithm, axes: dict[str, Any]) -> Algorithm:
-    """`algorithm` with some axes replaced by name, as a recipe's [axes] table does it.
+    """`algorithm` with some axes replaced by name, as a recipe's [axes] table does it; without those `inapplicable`.
 
     >>> from sieverl.algorithms import grpo
     >>> with_axes(grpo, {"aggregate": "token_mean", "clip_high": 0.28}).objective
     Clipped(low=0.2, high=0.28, dual=None)
     """
+    if algorithm.aggregate.unit == "pair":
+        _refuse_for_pairs(axes)
     choices: dict[str, dict[str, Any]] = {
         "shape": {"signed": signed, "zero_one": zero_one, "overlong": OverlongShaped()},
         "aggregate": {a.name: a for a in (obj.sequence_mean, obj.token_mean, obj.constant_length)},
@@ -34,12 +57,8 @@ def with_axes(algorithm: Algorithm, axes: dict[str, Any]) -> Algorithm:
         if value not in choices[axis]:
             raise UsageError(f"axes.{axis} is one of {', '.join(choices[axis])}, not {value!r}")
         changes[axis] = choices[axis][value]
-    clip = {key.removeprefix("clip_"): value for key, value in axes.items() if key in ("clip_low", "clip_high")}
-    if "dual_clip" in axes:
-        clip["dual"] = axes["dual_clip"]
-    if clip:
-        if not isinstance(algorithm.objective, Clipped):
-            raise UsageError("axes.clip_low, clip_high and dual_clip need an objective that clips the ratio")
+    clip = {CLIPS[axis]: value for axis, value in axes.items() if axis in CLIPS}
+    if clip and isinstance(algorithm.objective, Clipped):
         changes["objective"] = replace(algorithm.objective, **clip)
     penalties = list(algorithm.penalties)
     over = axes.get("penalty_over", "kept")
@@ -53,7 +72,7 @@ def with_axes(algorithm: Algorithm, axes: dict[str, Any]) -> Algorithm:
         if isinstance(algorithm.spread, Gae):
             changes["spread"] = replace(algorithm.spread, kl=kl)
         elif algorithm.advantage is batch_zscore:
-            changes["spread"] = obj.KlInReward(kl)
+            changes |= {"advantage": reward, "spread": obj.KlInReward(kl), "whiten": True}
         else:
             raise UsageError("axes.kl_in_reward needs per-token advantages: ppo or reinforce_pp")
     return replace(algorithm, penalties=tuple(penalties), **changes)

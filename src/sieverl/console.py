@@ -9,9 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from sieverl.loop import Run
+from sieverl.metrics import nonfinite
 
 Row = dict[str, Any]
 HEADER = f"{'step':>9}  {'accuracy':>8}  {'kept':>5}  {'entropy':>7}  {'tokens/s':>8}  {'held out':>8}  {'left':>6}"
+WHAT = {
+    "advantages": "advantages of tokens",
+    "log_probs": "log-probs of tokens",
+    "losses": "losses of micro-batches",
+    "gradients": "gradients, each an update that was not made",
+}
 
 
 class Progress:
@@ -40,7 +47,8 @@ class Progress:
         self.accuracy = now if self.accuracy is None else 0.8 * self.accuracy + 0.2 * now
         left = (time.perf_counter() - self.started) / max(1, step - self.first) * (recipe.steps - step)
         every = 1 if recipe.steps <= 40 else 5
-        if step % every and step > 3 and step != recipe.steps and name not in row and row["select/kept_fraction"]:
+        due = step % every == 0 or step <= 3 or step == recipe.steps or name in row
+        if not due and row["select/kept_fraction"] and not nonfinite(row):
             return
         self.console.print(
             f"{step:>4}/{recipe.steps:<4}  {self.accuracy:8.1%}  {row['select/kept_fraction']:5.0%}  "
@@ -58,6 +66,9 @@ class Progress:
                 style="yellow",
                 highlight=False,
             )
+        if bad := nonfinite(row):
+            counted = ", ".join(f"{count} {WHAT[name]}" for name, count in bad.items())
+            self.console.print(f"           NaN or infinity: {counted}", style="yellow", highlight=False)
         trouble = int(row["verify/timeouts"]), int(row["verify/errors"])
         if any(trouble):
             self.console.print(f"           verifier: {trouble[0]} timeouts, {trouble[1]} errors", style="yellow")
@@ -94,7 +105,7 @@ def summary(run: Run, console: Console) -> None:
     table.add_row("mean response length, tokens", *(f"{r[f'eval/{name}/length_mean']:.1f}" for r in (before, after)))
     if f"eval/{name}/kl_ref" in after:
         table.add_row("KL to the start model, nats a token", "0", f"{after[f'eval/{name}/kl_ref']:.4f}")
-    trained = [r for r in rows if "policy/entropy" in r]
+    trained = [r for r in rows if r.get("policy/entropy") is not None]
     if trained:
         table.add_row("entropy, nats a token", *(f"{r['policy/entropy']:.3f}" for r in (trained[0], trained[-1])))
         kept = sum(r["select/kept_fraction"] for r in trained) / len(trained)

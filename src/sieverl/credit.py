@@ -38,6 +38,12 @@ def needs_of(function: object) -> frozenset[str]:
     return frozenset(getattr(function, "needs", ()))
 
 
+def ratio_free(function: F) -> F:
+    """Declare that a function of tokens looks neither at the ratio nor at old log-probs; any other one may."""
+    function.ratio_free = True  # type: ignore[attr-defined]
+    return function
+
+
 # --- group arithmetic -----------------------------------------------------------------------------
 
 
@@ -142,6 +148,32 @@ def not_all_correct(responses: Responses) -> BoolR:
     return share_correct(responses) < 1
 
 
+@needs("group")
+def enough_of_both(responses: Responses) -> BoolR:
+    """Where a prompt has right and wrong responses for half a group each (Reinforce-Ada, arXiv 2510.04996)."""
+    group = groups(responses.prompt_R, responses.correct_R.astype(np.float64))
+    right_R, half = group.mean * group.size, max(1, responses.samples // 2)
+    enough_R: Array = np.minimum(right_R, group.size - right_R) >= half - 1e-6
+    return enough_R
+
+
+@needs("group")
+def balanced(responses: Responses) -> BoolR:
+    """Keep `samples` responses a prompt, drawn by the seed: half of them right, half wrong, or more of what there is.
+
+    The other responses are there for the baseline alone (Reinforce-Ada, arXiv 2510.04996).
+    """
+    size = responses.samples or len(responses)
+    order = np.random.default_rng(responses.seed).permutation(len(responses))
+    keep_R = np.zeros(len(responses), dtype=bool)
+    for prompt in np.unique(responses.prompt_R):
+        mine = order[responses.prompt_R[order] == prompt]
+        right, wrong = (mine[responses.correct_R[mine] == side] for side in (True, False))
+        taken = min(len(right), max(size - size // 2, size - len(wrong)))
+        keep_R[right[:taken]] = keep_R[wrong[: size - taken]] = True
+    return keep_R
+
+
 @needs("group", "pair")
 def best_and_worst(responses: Responses) -> BoolR:
     """Keep one pair a prompt: highest against lowest reward, ties broken by the seed; uniform groups are skipped."""
@@ -191,10 +223,9 @@ def leave_one_out(responses: Responses, shaped_R: FloatR) -> FloatR:
 
 @needs("greedy")
 def minus_greedy(responses: Responses, shaped_R: FloatR) -> FloatR:
-    """r - r(greedy response of the same prompt) (ReMax, arXiv 2310.10505)."""
+    """r - r(greedy response of the same prompt), both shaped (ReMax, arXiv 2310.10505)."""
     assert responses.greedy_R is not None
-    greedy = responses.greedy_R if responses.graded else 2.0 * (responses.greedy_R >= 1 - 1e-6) - 1.0
-    advantage_R: Array = shaped_R - greedy
+    advantage_R: Array = shaped_R - responses.greedy_R
     return advantage_R
 
 

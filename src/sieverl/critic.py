@@ -53,21 +53,26 @@ class ValueModel:
                 out[i] = part
         return out
 
-    def update(self, batch: MiniBatch, policy: Policy, budget: int, world: World) -> None:
-        """One optimiser step on the clipped value loss, averaged over the tokens of the mini-batch of all ranks."""
+    def update(self, batch: MiniBatch, policy: Policy, budget: int, world: World) -> bool:
+        """One optimiser step on the clipped value loss, a mean over the kept tokens of the mini-batch of all ranks.
+
+        Whether it was made: gradients that are not finite are dropped.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        count = max(1, sum(batch.lengths))
-        for group in micro_batches(batch.samples, budget):
-            chosen = [batch.samples[i] for i in group]
+        kept = [s for s in batch.samples if s.kept]
+        for group in micro_batches(kept, budget):
+            chosen = [kept[i] for i in group]
             old_T, target_T = (torch.cat([getattr(s, name) for s in chosen]) for name in ("value", "target"))
             loss_T = value_loss(self.values(chosen, policy), old_T, target_T, self.settings.clip)
-            (loss_T.sum() / count).backward()
-            self.loss += float(loss_T.detach().sum()) / count
+            (loss_T.sum() / batch.kept_tokens).backward()
+            self.loss += float(loss_T.detach().sum()) / batch.kept_tokens
         self.updates += 1
         world.sum_gradients(list(self.trained.values()))
         norm = torch.nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
-        if torch.isfinite(norm):
+        finite = bool(torch.isfinite(norm))
+        if finite:
             self.optimizer.step()
+        return finite
 
     def metrics(self) -> dict[str, float]:
         """Mean value loss since last asked (this rank's part)."""

@@ -20,6 +20,8 @@ from sieverl.rollout.verified import Known, Scored, sample_verified
 from sieverl.types import Array, Prompt, Responses, Status
 from sieverl.verify import Pool
 
+Row = tuple[int, int, float, bool, str, int, bool]  # group, sample, reward, correct, status, length, truncated
+
 
 @dataclass(frozen=True)
 class Source:
@@ -51,11 +53,11 @@ class Batch:
 
 @dataclass
 class _Draws:
-    """Rows so far, as (group, sample, reward, correct, status, length, truncated), and this rank's own."""
+    """Rows so far and this rank's own responses."""
 
     drawn: list[tuple[int, int]] = field(default_factory=list)  # (prompt, noise seed) of each group
     samples: list[int] = field(default_factory=list)  # samples of each group so far
-    rows: list[tuple[int, int, float, bool, str, int, bool]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     own: dict[tuple[int, int], Scored] = field(default_factory=dict)
 
 
@@ -76,7 +78,7 @@ def gather(
         groups, cursor = _draw_fresh(source, draws, cursor, wanted)
         _sample(source, draws, [*groups, *again], samples, known)
         rounds += 1
-        responses, status = _responses(source, draws, graded)
+        responses, status = _responses(source, draws.rows, samples, graded)
         if draw.until is None or rounds >= draw.rounds:
             break
         done = np.unique(responses.prompt_R[draw.until(responses)])
@@ -85,7 +87,7 @@ def gather(
             break
         wanted, again = (missing, []) if draw.fresh else (0, sorted(set(range(len(draws.drawn))) - set(done.tolist())))
     if draw.greedy:
-        responses = replace(responses, greedy_R=_greedy(source, draws)[responses.prompt_R])
+        responses = replace(responses, greedy=_greedy(source, draws, responses))
     mine, scored, logp, tokens = {}, {}, 0.0, 0
     for row, key in enumerate(zip(responses.prompt_R.tolist(), _sample_index(draws), strict=True)):
         if key in draws.own:
@@ -128,6 +130,14 @@ def _requests(
 def _sample(source: Source, draws: _Draws, groups: Sequence[int], samples: int, known: Known | None) -> None:
     requests, rows = _requests(source, draws, groups, samples)
     own = sample_verified(source.engine, source.tokenizer, source.pool, requests, rows, source.sampling, known)
+    draws.own |= {(s.rollout.group, s.rollout.sample): s for s in own}
+    draws.rows = sorted(draws.rows + _gathered(source, own), key=lambda row: row[:2])
+    for group in groups:
+        draws.samples[group] += samples
+
+
+def _gathered(source: Source, own: Sequence[Scored]) -> list[Row]:
+    """The rows of all ranks' responses."""
     new = [
         (
             s.rollout.group,
@@ -140,20 +150,17 @@ def _sample(source: Source, draws: _Draws, groups: Sequence[int], samples: int, 
         )
         for s in own
     ]
-    draws.own |= {(s.rollout.group, s.rollout.sample): s for s in own}
-    for part in source.world.gather(new):
-        draws.rows += part
-    draws.rows.sort(key=lambda row: row[:2])
-    for group in groups:
-        draws.samples[group] += samples
+    return [row for part in source.world.gather(new) for row in part]
 
 
 def _sample_index(draws: _Draws) -> list[int]:
     return [row[1] for row in draws.rows]
 
 
-def _responses(source: Source, draws: _Draws, graded: Callable[[Array], bool]) -> tuple[Responses, list[str]]:
-    group, _, reward, correct, status, length, truncated = zip(*draws.rows, strict=True)
+def _responses(
+    source: Source, table: Sequence[Row], samples: int, graded: Callable[[Array], bool]
+) -> tuple[Responses, list[str]]:
+    group, _, reward, correct, status, length, truncated = zip(*table, strict=True)
     reward_R = np.array(reward, dtype=np.float64)
     rows = Responses(
         prompt_R=np.array(group, dtype=np.int64),
@@ -164,18 +171,20 @@ def _responses(source: Source, draws: _Draws, graded: Callable[[Array], bool]) -
         max_tokens=source.sampling.max_tokens,
         seed=source.seed,
         graded=graded(reward_R),
+        samples=samples,
     )
     return rows, list(status)
 
 
-def _greedy(source: Source, draws: _Draws) -> Array:
-    """The reward of the greedy response of each group, float64 [G]."""
+def _greedy(source: Source, draws: _Draws, responses: Responses) -> Responses:
+    """The greedy response of each row's prompt, row by row."""
     requests, rows = _requests(source, draws, range(len(draws.drawn)), 1)
     requests = [replace(r, first=0) for r in requests]
     sampling = replace(source.sampling, temperature=0.0)
     own = sample_verified(source.engine, source.tokenizer, source.pool, requests, rows, sampling)
-    pairs = [pair for part in source.world.gather([(s.rollout.group, s.verdict.reward) for s in own]) for pair in part]
-    return np.array([reward for _, reward in sorted(pairs)], dtype=np.float64)
+    of_group = dict(zip(range(len(draws.drawn)), sorted(_gathered(source, own)), strict=True))
+    table = [of_group[group] for group in responses.prompt_R.tolist()]
+    return _responses(source, table, 1, lambda reward_R: responses.graded)[0]
 
 
 def counts(statuses: Sequence[str]) -> Mapping[str, int]:

@@ -24,7 +24,8 @@ from sieverl.parallel import side_by_side
 from sieverl.recipe import Train
 
 Metrics = dict[str, float]
-OBSERVED = ("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens")
+NONFINITE = ("advantages", "log_probs", "losses")  # of tokens, of tokens, of micro-batches
+OBSERVED = ("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens", *NONFINITE)
 SMALL = 16_000_000  # parameters: a seventh less time for 10M, none for 36M, and a twin's gradients take memory
 MAX_WEIGHT = 2.0  # C of min(pi_old / pi_engine, C)
 
@@ -58,11 +59,14 @@ class Learner:
     def score(self, batches: Sequence[MiniBatch], probe: Sequence[Sample] = ()) -> Metrics:
         """Old, reference and value log-probs of the samples, where something needs them; usually nothing.
 
-        When nothing is kept, the log-probs of `probe` are compared with the engine's all the same.
+        Where neither this nor the update computes the policy's log-probs (nothing is kept, or the critic warms up),
+        those of `probe` are compared with the engine's all the same.
         """
+        metrics = self._score(batches) if any(map(self._computes, batches)) else {}
+        return metrics if metrics or self._trains(batches) else self._mismatch(probe, self.logp(probe))
+
+    def _score(self, batches: Sequence[MiniBatch]) -> Metrics:
         samples = [s for batch in batches for s in batch.samples]
-        if not any(map(self._computes, batches)):
-            return self._mismatch(probe, self.logp(probe))
         needs = self.algorithm.needs
         several = len(batches) * self.settings.epochs > 1
         from_engine = self.settings.old == "engine"
@@ -80,12 +84,12 @@ class Learner:
             reference = self.policy if self.settings.reference == "last" else self.reference()
             for s, ref in zip(samples, self.logp(samples, reference), strict=True):
                 s.ref = ref
+        kept = [s for s in samples if s.kept]
         if self.critic is not None:
-            for s, value in zip(
-                samples, self.critic.score(samples, self.policy, self.settings.micro_batch_tokens), strict=True
-            ):
+            values = self.critic.score(kept, self.policy, self.settings.micro_batch_tokens)
+            for s, value in zip(kept, values, strict=True):
                 s.value = value
-        self._spread(samples)
+        self._spread(kept)
         return metrics
 
     @property
@@ -117,7 +121,7 @@ class Learner:
         return {"policy/engine_mismatch": gap / tokens} if tokens else {}
 
     def _spread(self, samples: Sequence[Sample]) -> None:
-        """Per-token advantages (and value targets) of the whole batch, once, before the first step."""
+        """Per-token advantages (and value targets) of all that is kept, once, before the first step."""
         if self.algorithm.spread is to_tokens:
             return
         advantage_T = torch.zeros(sum(len(s.response) for s in samples), dtype=self._dtype, device=self.policy.device)
@@ -142,7 +146,7 @@ class Learner:
     def update(self, batches: Sequence[MiniBatch]) -> Metrics:
         """One optimiser step a mini-batch (and epoch); a mini-batch with nothing to compute makes none."""
         sums = dict.fromkeys(OBSERVED, 0.0)
-        norms, made, losses = [], 0, 0
+        norms, made, losses, skipped = [], 0, 0, self.nonfinite
         for _ in range(self.settings.epochs):
             for batch in batches:
                 lr = self.learning_rate()
@@ -150,11 +154,13 @@ class Learner:
                 if not self._computes(batch):
                     continue
                 if self.critic is not None:
-                    self.critic.update(batch, self.policy, self.settings.micro_batch_tokens, self.world)
+                    if batch.kept:
+                        stepped = self.critic.update(batch, self.policy, self.settings.micro_batch_tokens, self.world)
+                        self.nonfinite += not stepped
                     if self.updates <= self.critic.settings.warmup_steps:
                         continue
                 losses += 1
-                norm = self._gradient(batch, sums)
+                norm = self._gradient(batch, sums, first=losses == 1)
                 if self._step(norm, lr):
                     made += 1
                     norms.append(norm)
@@ -169,6 +175,8 @@ class Learner:
             "policy/clip_fraction": total["clipped"] / max(total["tokens"], 1.0),
             "policy/kl_old": total["kl_old"] / max(total["tokens"], 1.0),
         }
+        metrics |= {f"nonfinite/{name}": total[name] for name in NONFINITE}
+        metrics["nonfinite/gradients"] = float(self.nonfinite - skipped)
         if total["gap_tokens"]:
             metrics["policy/engine_mismatch"] = total["gap"] / total["gap_tokens"]
         if self.critic is not None:
@@ -177,19 +185,27 @@ class Learner:
 
     def _computes(self, batch: MiniBatch) -> bool:
         """Whether any rank has something to compute; the same answer on every rank, without asking them."""
-        return batch.count(self.algorithm) > 0 and (batch.kept > 0 or self.algorithm.penalises_sampled)
+        return batch.kept > 0 or (self.algorithm.penalises_sampled and len(batch.sampled_lengths) > 0)
 
-    def _gradient(self, batch: MiniBatch, sums: dict[str, float]) -> float:
-        """Gradients of the mini-batch, summed over micro-batches and ranks; their norm."""
+    def _trains(self, batches: Sequence[MiniBatch]) -> bool:
+        """Whether the policy learns anything in the next `update`: not while its critic warms up."""
+        warmup = 0 if self.critic is None else self.critic.settings.warmup_steps
+        visits = list(batches) * self.settings.epochs
+        return any(map(self._computes, visits[max(0, warmup - self.updates) :]))
+
+    def _gradient(self, batch: MiniBatch, sums: dict[str, float], first: bool = True) -> float:
+        """Gradients of the mini-batch, summed over micro-batches and ranks; their norm.
+
+        In the first one of a step, log-probs are compared with the engine's where `score` had none to compare.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        first = sums["gap_tokens"] == 0 and self.settings.old != "engine"
         parts = zip(self.policies, shares(batch.samples, len(self.policies)), strict=False)  # or fewer, if few prompts
         tasks = [partial(self._backward, policy, part, batch, first) for policy, part in parts]
         for observed in side_by_side(tasks):
             self.tokens_seen += int(observed.pop("computed"))
             self.forwards += int(observed.pop("forwards"))
             for name, value in observed.items():
-                sums[name] += value
+                sums[name] = sums.get(name, 0.0) + value
         parameters = list(self.policy.parameters.values())
         for twin in self.policies[1:]:
             for p, other in zip(parameters, twin.parameters.values(), strict=True):
@@ -212,7 +228,9 @@ class Learner:
             tokens = self._tokens(samples, logp_T, entropy_T, batch)
             total, count = self.algorithm.loss(tokens)
             (total / count).backward()
-            sums["loss"] += float(total.detach()) / count
+            loss = float(total.detach()) / count
+            sums["loss"] += loss
+            sums["losses"] += not math.isfinite(loss)
             self._observe(tokens, samples, sums, first)
         return sums
 
@@ -228,11 +246,13 @@ class Learner:
         kept_T = torch.ones_like(tokens.logp_T) if tokens.kept_T is None else tokens.kept_T
         log_ratio_T = tokens.log_ratio_T()
         sums["tokens"] += float(kept_T.sum())
+        for name, value_T in (("advantages", tokens.advantage_T), ("log_probs", tokens.logp_T)):
+            sums[name] += float((~value_T.isfinite()).sum())
         sums["kl_old"] -= float((log_ratio_T * kept_T).sum())
         outside = getattr(self.algorithm.objective, "outside", None)
         if outside is not None:
             sums["clipped"] += float((outside(tokens, self.algorithm.ratio(tokens)) * kept_T).sum())
-        if first and samples[0].old is None:
+        if first and (samples[0].old is None or self.settings.old == "engine"):
             engine_T = tokens.logp_T.new_tensor([x for s in samples for x in s.engine_logp])
             sums["gap"] += float((tokens.logp_T - engine_T).abs().sum())
             sums["gap_tokens"] += len(engine_T)
@@ -273,8 +293,14 @@ class Learner:
         response_T = torch.repeat_interleave(torch.arange(len(samples), device=device), sizes)
 
         def joined(name: str) -> Tensor | None:
+            """Of those that have it; zeros for responses that are here for a penalty only."""
             parts = [getattr(s, name) for s in samples]
-            return None if parts[0] is None else torch.cat(parts)
+            if all(part is None for part in parts):
+                return None
+            blank = logp_T.new_zeros(max(len(s.response) for s in samples)).detach()
+            return torch.cat(
+                [blank[: len(s.response)] if x is None else x for s, x in zip(samples, parts, strict=True)]
+            )
 
         advantage_T = joined("advantage")
         if advantage_T is None:

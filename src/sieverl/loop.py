@@ -20,7 +20,7 @@ from sieverl.errors import Alarm
 from sieverl.evaluate import exact_kl
 from sieverl.gather import Batch, Source, counts, gather
 from sieverl.learner import Learner
-from sieverl.metrics import MetricsLog, read_verdicts, write_rollouts
+from sieverl.metrics import MetricsLog, nonfinite, read_verdicts, write_rollouts
 from sieverl.model import Policy
 from sieverl.packing import Sample, pack
 from sieverl.recipe import Recipe
@@ -39,10 +39,12 @@ class State:
     cursor: Cursor = field(default_factory=Cursor)
     empty_steps: int = 0
     graded: bool = False
+    nonfinite_steps: int = 0
 
     @staticmethod
     def of(saved: dict[str, Any]) -> State:
-        return State(saved["step"], Cursor(**saved["cursor"]), saved["empty_steps"], saved["graded"])
+        cursor = Cursor(**saved["cursor"])
+        return State(saved["step"], cursor, saved["empty_steps"], saved["graded"], saved.get("nonfinite_steps", 0))
 
 
 @dataclass
@@ -129,7 +131,8 @@ def assign(run: Run, batch: Batch) -> Credit:
     responses = replace(batch.responses, seed=run.recipe.seed * 1_000_003 + run.state.step)
     credit = run.algorithm.credit(responses)
     if run.recipe.train.mask_truncated:
-        credit = replace(credit, keep=credit.keep & ~responses.truncated_R)
+        whole_R = ~responses.truncated_R
+        credit = replace(credit, keep=credit.keep & whole_R, selected=credit.selected & whole_R)
     return credit
 
 
@@ -243,6 +246,7 @@ def log_rollouts(run: Run, batch: Batch, credit: Credit) -> None:
 def record(run: Run, row: Row, on_row: Callable[[Row], None]) -> None:
     """One row into metrics.jsonl (rank 0) and to whoever watches."""
     run.state.empty_steps = int(row.get("select/empty_steps", 0))
+    run.state.nonfinite_steps = run.state.nonfinite_steps + 1 if nonfinite(row) else 0
     if run.train.world.rank == 0:
         run.metrics.append(row)
     on_row(row)
@@ -260,7 +264,7 @@ def save(run: Run) -> None:
 
 
 def check_alarms(run: Run, row: Row) -> None:
-    """Stop a run that is wasting its time: nothing kept for many steps, or an engine with other weights."""
+    """Stop a run that wastes its time: nothing kept for many steps, NaN in some, or an engine with other weights."""
     alarms = run.recipe.alarms
     if alarms.empty_steps and run.state.empty_steps >= alarms.empty_steps:
         raise Alarm(
@@ -268,6 +272,13 @@ def check_alarms(run: Run, row: Row) -> None:
             f"all wrong, {row['select/all_correct']:.0%} all correct): they are too hard or too easy for this model, "
             "or the verifier rejects its format. Look at the newest file in rollouts/; raise rollout.samples, take "
             "other prompts, or set alarms.empty_steps = 0 to go on"
+        )
+    if alarms.nonfinite_steps and run.state.nonfinite_steps >= alarms.nonfinite_steps:
+        which = ", ".join(name.replace("_", "-") for name in nonfinite(row))
+        raise Alarm(
+            f"NaN or infinity in the update of {run.state.nonfinite_steps} steps in a row (now in {which}): nothing "
+            "can be learnt from such a step. Look for a division by zero or an overflow in an advantage, objective or "
+            "penalty of yours, lower train.lr, or set alarms.nonfinite_steps = 0 to go on"
         )
     gap = row.get("policy/engine_mismatch", 0.0)
     if alarms.engine_mismatch and gap > alarms.engine_mismatch:

@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sieverl.credit import needs
+from sieverl.credit import needs, ratio_free
 from sieverl.shapes import BoolT, FloatT, FloatTorP, IntS, IntT, Scalar
 
 
@@ -80,6 +80,7 @@ def per_sequence(tokens: Tokens) -> FloatT:
 # --- objective ------------------------------------------------------------------------------------
 
 
+@ratio_free
 def log_prob(tokens: Tokens, ratio_T: FloatT) -> FloatT:
     """-A log pi: the plain policy gradient, no ratio, [T] (RAFT, eq. 1)."""
     return -tokens.advantage_T * tokens.logp_T
@@ -107,9 +108,10 @@ class Clipped:
         return -gain_T
 
     def outside(self, tokens: Tokens, ratio_T: FloatT) -> BoolT:
-        """Where the clip takes the gradient away, bool [T]."""
+        """Where a clip takes the gradient away, bool [T]."""
         up = (tokens.advantage_T > 0) & (ratio_T > 1 + self.high)
-        return up | ((tokens.advantage_T < 0) & (ratio_T < 1 - self.low))
+        beyond_T = ratio_T < 1 - self.low if self.dual is None else (ratio_T < 1 - self.low) | (ratio_T > self.dual)
+        return up | ((tokens.advantage_T < 0) & beyond_T)
 
 
 unclipped = Clipped(math.inf, math.inf)
@@ -138,7 +140,8 @@ class PairLogistic:
     """
 
     beta: float = 0.1
-    needs = frozenset({"ref", "pair", "ratio"})
+    needs = frozenset({"ref", "pair"})
+    ratio_free = True
 
     def __call__(self, tokens: Tokens, ratio_T: FloatT) -> FloatTorP:
         assert tokens.ref_T is not None
@@ -154,6 +157,7 @@ class PairLogistic:
 # --- penalties ------------------------------------------------------------------------------------
 
 
+@ratio_free
 @needs("ref")
 def k2(tokens: Tokens) -> FloatT:
     """(log pi - log ref)^2 / 2, [T]; on-policy its gradient is that of the reverse KL (arXiv 2510.01555)."""
@@ -163,21 +167,29 @@ def k2(tokens: Tokens) -> FloatT:
 
 @dataclass(frozen=True)
 class K3:
-    """exp(log ref - log pi) - (log ref - log pi) - 1, [T]; `limit` clamps its value to +-limit (the release: 10)."""
+    """exp(log ref - log pi) - (log ref - log pi) - 1, [T]; `limit` clamps its value to +-limit (the release: 10).
+
+    There the gradient is zero, however far the two are apart: log ratios beyond +-(limit + 1) have a value beyond the
+    limit, and those beyond 80 one that float32 can hardly hold.
+    """
 
     limit: float | None = None
     needs = frozenset({"ref"})
+    ratio_free = True
 
     def __call__(self, tokens: Tokens) -> FloatT:
         assert tokens.ref_T is not None
         log_ratio_T = tokens.ref_T - tokens.logp_T
-        k3_T = log_ratio_T.exp() - log_ratio_T - 1
-        return k3_T if self.limit is None else k3_T.clamp(-self.limit, self.limit)
+        if self.limit is None:
+            return log_ratio_T.exp() - log_ratio_T - 1
+        log_ratio_T = log_ratio_T.clamp(-self.limit - 1, min(self.limit + 1, 80.0))
+        return (log_ratio_T.exp() - log_ratio_T - 1).clamp(-self.limit, self.limit)
 
 
 k3 = K3()
 
 
+@ratio_free
 @needs("ref")
 def k1(tokens: Tokens) -> FloatT:
     """log pi - log ref, [T]: for the reward only; in the loss its expected gradient is zero on-policy."""
@@ -185,6 +197,7 @@ def k1(tokens: Tokens) -> FloatT:
     return tokens.logp_T - tokens.ref_T
 
 
+@ratio_free
 @needs("entropy")
 def negative_entropy(tokens: Tokens) -> FloatT:
     """Minus the entropy of the distribution at each token, [T]: an entropy bonus is a penalty on this."""
@@ -216,6 +229,7 @@ class Penalty:
 # --- spread ---------------------------------------------------------------------------------------
 
 
+@ratio_free
 def to_tokens(tokens: Tokens) -> FloatT:
     """Every token gets its response's advantage, [T]."""
     return tokens.advantage_T
@@ -250,6 +264,7 @@ class Gae:
     gamma: float = 1.0
     lam: float = 1.0
     kl: float = 0.0
+    ratio_free = True  # it asks for old log-probs itself where it needs them
 
     @property
     def needs(self) -> frozenset[str]:
@@ -273,6 +288,7 @@ class KlInReward:
 
     kl: float = 0.001
     needs = frozenset({"old", "ref"})
+    ratio_free = True
 
     def __call__(self, tokens: Tokens) -> FloatT:
         assert tokens.old_T is not None

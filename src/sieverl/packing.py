@@ -53,6 +53,7 @@ class MiniBatch:
     pairs: int
     max_tokens: int
     kept: int
+    kept_tokens: int
 
     def count(self, algorithm: Algorithm) -> float:
         """The denominator, known before any forward."""
@@ -87,16 +88,17 @@ def pack(
             sample.credit = float(credit.advantage[row]) if sample.kept else 0.0
             sample.pair = int(responses.prompt_R[row]) if algorithm.aggregate.unit == "pair" else -1
             samples.append(sample)
-        kept = rows[credit.keep[rows]]
-        counted = kept if algorithm.over == "kept" else rows
+        kept, selected = rows[credit.keep[rows]], rows[credit.selected[rows]]
+        counted = selected if algorithm.over == "kept" else rows
         out.append(
             MiniBatch(
                 samples,
                 lengths=responses.length_R[counted].tolist(),
                 sampled_lengths=responses.length_R[rows].tolist(),
-                pairs=len(np.unique(responses.prompt_R[kept])),
+                pairs=len(np.unique(responses.prompt_R[selected])),
                 max_tokens=responses.max_tokens,
                 kept=len(kept),
+                kept_tokens=int(responses.length_R[kept].sum()),
             )
         )
     return out

@@ -131,6 +131,7 @@ class Alarms(Table):
     """When a run stops itself instead of wasting more."""
 
     empty_steps: int = Field(20, ge=0, description="steps in a row with nothing kept; 0 never")
+    nonfinite_steps: int = Field(3, ge=0, description="steps in a row with NaN or infinity in the update; 0 never")
     engine_mismatch: float = Field(0.5, ge=0, description="mean |log-prob gap| in nats; 0 never")
 
 

@@ -18,7 +18,7 @@ import torch
 from sieverl import checkpoint, families
 from sieverl.algorithm import Algorithm
 from sieverl.algorithms import get_algorithm
-from sieverl.axes import with_axes
+from sieverl.axes import inapplicable, with_axes
 from sieverl.critic import ValueModel
 from sieverl.data import Template, load_prompts, render
 from sieverl.distributed import join
@@ -26,6 +26,7 @@ from sieverl.errors import CheckpointError, DataError, UsageError
 from sieverl.files import write_text
 from sieverl.gather import Source
 from sieverl.learner import Learner
+from sieverl.listing import describe
 from sieverl.loop import Run, State
 from sieverl.metrics import MetricsLog
 from sieverl.model import Policy
@@ -42,6 +43,7 @@ from sieverl.recipe import Recipe, load, to_toml
 from sieverl.rollout.protocol import Engine, Sampling
 from sieverl.rollout.torch_engine import TorchEngine, chosen_ways
 from sieverl.rollout.transformers_engine import TransformersEngine
+from sieverl.trial import try_out
 from sieverl.types import Prompt
 from sieverl.verify import Pool, check_gold, is_graded
 
@@ -54,7 +56,7 @@ Say = Callable[[str], None]
 
 def chosen_algorithm(recipe: Recipe) -> Algorithm:
     """The recipe's algorithm with its [axes], checked against the recipe's sizes."""
-    algorithm = with_axes(get_algorithm(recipe.algorithm), recipe.axes.model_dump(exclude_none=True))
+    algorithm = with_axes(get_algorithm(recipe.algorithm), _axes(recipe))
     if "group" in algorithm.needs and recipe.rollout.samples < 2:
         raise UsageError(
             f"{recipe.algorithm} compares the responses of a prompt, and rollout.samples = {recipe.rollout.samples} "
@@ -64,7 +66,20 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
         raise UsageError(
             f"train.mask_truncated would leave {recipe.algorithm} half pairs; raise rollout.max_tokens instead"
         )
+    try_out(algorithm, recipe.algorithm)
     return algorithm
+
+
+def _axes(recipe: Recipe) -> dict[str, Any]:
+    return recipe.axes.model_dump(exclude_none=True)
+
+
+def left_out(recipe: Recipe, algorithm: Algorithm) -> str:
+    """The axes of the recipe that its algorithm has no use for, in one line; empty where there are none."""
+    axes = [f"axes.{axis}" for axis in inapplicable(algorithm, _axes(recipe))]
+    does, is_ = ("does", "is") if len(axes) == 1 else ("do", "are")
+    which = f"{recipe.algorithm} ({describe(algorithm.objective)})"
+    return f"{', '.join(axes)} {does} not apply to {which} and {is_} left out" if axes else ""
 
 
 def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
@@ -82,6 +97,8 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     _check_verifier_file(recipe.verify.name)
     device = _device(recipe.model.device)
     heldout, prompts = _read_prompts(recipe, say)
+    if line := left_out(recipe, algorithm):
+        say(line)
     run_dir = Path(recipe.run_dir)
     world = join()
     _check_writable(run_dir)

@@ -82,9 +82,11 @@ class Rollout:
 class Responses:
     """All ranks' responses of one step, one row each; what credit is computed from (a few kB).
 
-    Groups may be ragged: rows with one `prompt_R` form a group, wherever they stand. `greedy_R` is the reward of the
-    prompt's greedy response (only when the algorithm asks for it), `max_tokens` the length at which a response is
-    truncated, `seed` breaks ties, `graded` says that rewards mean more than right (1) and wrong (0).
+    Groups may be ragged: rows with one `prompt_R` form a group, wherever they stand. `greedy` has, row by row, the
+    greedy response of the row's prompt (only when the algorithm asks for it); where no more is known of it than its
+    reward, that is `greedy_R`, and an `advantage` finds its shaped reward there. `max_tokens` is the length at which
+    a response is truncated, `seed` breaks ties, `graded` says that rewards mean more than right (1) and wrong (0).
+    `samples` is the number of responses asked for a prompt, of which an adaptive draw makes more; 0 is unknown.
     """
 
     prompt_R: Array
@@ -96,6 +98,8 @@ class Responses:
     max_tokens: int = 1
     seed: int = 0
     graded: bool = False
+    greedy: Responses | None = None
+    samples: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt_R)
@@ -103,8 +107,13 @@ class Responses:
 
 @dataclass(frozen=True)
 class Credit:
-    """Which responses are kept, bool [R], and the advantage of each before it is spread over tokens, float64 [R]."""
+    """Which responses are kept, bool [R], and the advantage of each before it is spread over tokens, float64 [R].
+
+    `selected` are those that a `kept` denominator counts; `keep` those of them that must be computed, since an
+    advantage of zero teaches nothing.
+    """
 
     keep: Array
     advantage: Array
     shaped: Array = field(repr=False)
+    selected: Array = field(repr=False)
