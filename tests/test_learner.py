@@ -463,3 +463,34 @@ def test_M7_masked_responses_are_neither_whitened_nor_teach_the_critic(random_mo
     assert advantage.std().item() == pytest.approx(1, rel=1e-6)
     close([advantage, critic, gradient], [same, as_well, whole])
     assert loss == also == pytest.approx(0.5), "before it learns, the value of a token is 0 and its target 1 or -1"
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_M17_a_foreign_engine_weighs_each_term_and_costs_no_pass_on_policy(random_model, minibatches):
+    """min(pi_old / pi_engine, 2) of each token, where pi_old is this policy; scored beforehand with several updates."""
+    model, algorithm = random_model(dtype=F64), get_algorithm("grpo")
+    responses, mine = batch()
+    batches = pack(responses, algorithm.credit(responses), mine, algorithm, minibatches)
+    run = learner(model, algorithm, minibatches=minibatches)
+    run.foreign_engine = True
+    samples = [s for b in batches for s in b.samples]
+    exact = run.logp(samples)
+    for s, logp in zip(samples, exact, strict=True):  # an engine that is now above, now below, once far off
+        gap = torch.linspace(-0.4, 0.5, len(logp), dtype=F64)
+        gap[0] = -3.0
+        s.engine_logp = (logp + gap).tolist()
+    run.forwards = 0
+    run.score(batches)
+    assert (run.forwards == 0) == (minibatches == 1), "one update a batch needs no scoring"
+    expected = 0.0
+    for s in batches[0].samples:
+        where = layout([s], torch.device("cpu"))
+        logp_T, _ = run.policy.logp(run.policy.hidden_at(where), where.target_T, 1.0, False)
+        weight_T = (logp_T.detach() - torch.tensor(s.engine_logp, dtype=F64)).exp().clamp(max=2.0)
+        ratio_T = (logp_T - logp_T.detach()).exp()
+        expected = expected - (s.credit * weight_T * ratio_T).mean() / len(batches[0].lengths)
+    model.zero_grad()
+    expected.backward()
+    theirs = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    run._gradient(batches[0], dict.fromkeys(SUMS, 0.0))
+    close([torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])], [theirs], 1e-10)

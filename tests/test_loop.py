@@ -380,3 +380,18 @@ def test_a_killed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
 def test_the_shipped_model_is_small():
     assert sum(f.stat().st_size for f in BASE.iterdir()) < 10e6
+
+
+def test_M17_a_bfloat16_engine_counts_as_foreign(tmp_path):
+    """It rounds on its own: 0.006 nats from the learner in the mean, more than the clip of gspo."""
+    for dtype, foreign in (("float32", False), ("bfloat16", True)):
+        run = prepare(recipe(tmp_path / dtype, dtype=dtype), say=lambda text: None)
+        with run.train.pool:
+            assert run.learner.foreign_engine == foreign
+
+
+def test_M17_a_ratio_to_the_engine_within_a_clip_below_its_rounding_is_refused(tmp_path):
+    changes = {"algorithm": "gspo", "dtype": "bfloat16", "train__old": "engine"}
+    with pytest.raises(UsageError, match="gspo clips the ratio at"):
+        prepare(recipe(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()

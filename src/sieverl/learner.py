@@ -74,7 +74,7 @@ class Learner:
         if from_engine:
             for s in samples:
                 s.old = torch.tensor(s.engine_logp, dtype=self._dtype, device=self.policy.device)
-        elif (several and "ratio" in needs) or "old" in needs or self.foreign_engine:
+        elif "old" in needs or (several and ("ratio" in needs or self.foreign_engine)):
             scored = self.logp(samples)
             for s, old in zip(samples, scored, strict=True):
                 s.old = old
@@ -308,9 +308,10 @@ class Learner:
             advantage_T = credit_S[response_T]
         old_T = joined("old")
         weight_T = None
-        if self.foreign_engine and old_T is not None and self.settings.old != "engine":
-            engine_T = old_T.new_tensor([x for s in samples for x in s.engine_logp])
-            weight_T = (old_T - engine_T).exp().clamp(max=MAX_WEIGHT)
+        if self.foreign_engine and batch is not None and self.settings.old != "engine":
+            engine_T = logp_T.new_tensor([x for s in samples for x in s.engine_logp])
+            scored_T = logp_T.detach() if old_T is None else old_T  # this very policy, with one update a batch
+            weight_T = (scored_T - engine_T).exp().clamp(max=MAX_WEIGHT)
         kept_T = None
         if not all(s.kept for s in samples):
             kept_T = torch.tensor([float(s.kept) for s in samples], dtype=dtype, device=device)[response_T]

@@ -51,6 +51,7 @@ BASE = Path(__file__).parent / "assets" / "base"
 ENGINES: dict[str, Callable[[Policy, int], Engine]] = {"torch": TorchEngine, "transformers": TransformersEngine}
 Resume = Literal["auto", "never", "must"]
 MAY_CHANGE = ("steps", "run_dir", "checkpoint", "alarms")  # keys that a resumed run may set anew
+ROUNDING = 0.01  # nats between two arithmetics in bfloat16, in the mean over a response
 Say = Callable[[str], None]
 
 
@@ -66,8 +67,19 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
         raise UsageError(
             f"train.mask_truncated would leave {recipe.algorithm} half pairs; raise rollout.max_tokens instead"
         )
+    clips = [clip for name in ("low", "high") if (clip := getattr(algorithm.objective, name, None)) is not None]
+    if recipe.train.old == "engine" and _foreign(recipe) and clips and min(clips) < ROUNDING:
+        raise UsageError(
+            f"{recipe.algorithm} clips the ratio at {min(clips):g}, and train.old = 'engine' would take it to an "
+            f"engine whose log-probs are up to {ROUNDING} off by rounding alone; use train.old = 'learner'"
+        )
     try_out(algorithm, recipe.algorithm)
     return algorithm
+
+
+def _foreign(recipe: Recipe) -> bool:
+    """Whether the engine computes with other roundings than the learner, so that its terms are weighed."""
+    return recipe.rollout.engine != "torch" or recipe.dtype == "bfloat16"
 
 
 def _axes(recipe: Recipe) -> dict[str, Any]:
@@ -155,7 +167,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
         recipe.train,
         temperature=size.temperature,
         total_updates=total,
-        foreign_engine=size.engine != "torch",
+        foreign_engine=_foreign(recipe),
         reference=reference,
         critic=critic,
         world=world,
