@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 from collections import Counter, deque
@@ -13,7 +12,7 @@ from typing import Any
 from sieverl.errors import DataError, UsageError
 from sieverl.types import Row, Status, Verdict
 from sieverl.verify.check import REFUSED
-from sieverl.verify.process import START_S, Worker
+from sieverl.verify.process import START_S, GarbledError, Worker
 from sieverl.verify.registry import describe
 
 BATCH = 16
@@ -108,7 +107,7 @@ class Pool:
         for _ in self._threads:
             self._tasks.put(None)
         for worker in workers:
-            worker.process.kill()
+            worker.end()
         for thread in self._threads:
             thread.join()
 
@@ -162,12 +161,16 @@ class Pool:
         worker = Worker()
         with self._changed:
             self._workers.add(worker)
-            if self._closed:
-                worker.process.kill()
+            closed = self._closed
+        if closed:
+            worker.end()
         try:
             worker.send(self._config, START_S)
             ready = worker.receive(START_S)
-        except (OSError, EOFError, json.JSONDecodeError) as error:
+        except GarbledError as error:
+            self._discard(worker)
+            raise UsageError(f"The verifier wrote to its worker's channel while it was loaded: {error}.") from error
+        except (OSError, EOFError) as error:
             self._discard(worker)
             raise UsageError(
                 f"The verifier's worker process does not start (exit code {worker.process.returncode}); "
@@ -203,11 +206,11 @@ class Pool:
         left = deque(batch)
         while left:
             try:
-                if worker.process.poll() is not None:  # it died while it had nothing to do: nobody's fault
+                if not worker.quiet():  # it died while it had nothing to do, or something writes: not this one's fault
                     worker = self._replace(worker)
-                worker.send([[task.response, task.row] for task in left], self._timeout_s)
+                worker.ask([(task.response, task.row) for task in left], self._timeout_s)
                 while left:
-                    reply = worker.receive(self._timeout_s)
+                    reply = worker.reply(self._timeout_s)
                     if "fatal" in reply:
                         raise FATAL[reply["fatal"]](reply["message"])
                     self._finish(left.popleft(), self._verdict(reply))
@@ -219,7 +222,10 @@ class Pool:
                 with self._changed:
                     self.timeouts += 1
                 self._finish(left.popleft(), TIMEOUT)
-            except (OSError, EOFError, json.JSONDecodeError) as error:
+            except GarbledError as error:
+                worker = self._replace(worker)
+                self._finish(left.popleft(), self._verdict({"error": f"the worker's channel held {error}"}))
+            except (OSError, EOFError) as error:
                 if self._closed:
                     raise
                 code = worker.exit_code()
