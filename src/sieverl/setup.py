@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -57,7 +58,14 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
 
 
 def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
-    """Everything a run needs, checked. Nothing is written before all of it has loaded."""
+    """Everything a run needs, checked. Nothing is written before all of it has loaded; a failure leaves no worker."""
+    with ExitStack() as undo:
+        run = _prepare(recipe, resume, say, undo)
+        undo.pop_all()  # from here on whoever has the run closes its pool
+    return run
+
+
+def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     disable_progress_bar()
     algorithm = chosen_algorithm(recipe)
     run_dir = Path(recipe.run_dir)
@@ -76,7 +84,8 @@ def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
     tokenizer = load_tokenizer(path)
     heldout = _prompts(recipe.evaluate, None, recipe.evaluate.limit) if recipe.evaluate.source else []
     prompts, tokens = _training_prompts(recipe, tokenizer, heldout, say)
-    pool = Pool(recipe.verify.spec, recipe.verify.workers, recipe.verify.timeout_s, recipe.verify.memory_mb)
+    limits = recipe.verify.workers, recipe.verify.timeout_s, recipe.verify.memory_mb
+    pool = undo.enter_context(Pool(recipe.verify.spec, *limits))
     _check_gold_answers(recipe, pool, prompts)
 
     device = _device(recipe.model.device)
