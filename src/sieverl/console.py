@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +23,7 @@ class Progress:
         self.started, self.first = time.perf_counter(), run.state.step
         self.accuracy: float | None = None
         self.zero_losses = 0
+        self.reasons: Counter[str] = Counter()  # of the verifier's errors so far
 
     def __call__(self, row: Row) -> None:
         if self.run.train.world.rank:
@@ -40,16 +42,19 @@ class Progress:
         self.accuracy = now if self.accuracy is None else 0.8 * self.accuracy + 0.2 * now
         left = (time.perf_counter() - self.started) / max(1, step - self.first) * (recipe.steps - step)
         every = 1 if recipe.steps <= 40 else 5
-        if step % every and step > 3 and step != recipe.steps and name not in row and row["select/kept_fraction"]:
+        news = bool(set(self.run.reasons) - set(self.reasons))
+        self.reasons += self.run.reasons
+        quiet = step % every and step > 3 and step != recipe.steps and name not in row
+        if quiet and row["select/kept_fraction"] and not news:
             return
         self.console.print(
             f"{step:>4}/{recipe.steps:<4}  {self.accuracy:8.1%}  {row['select/kept_fraction']:5.0%}  "
             f"{row['policy/entropy']:7.3f}  {row['rollout/tokens_per_second']:8,.0f}  {held}  {left:5.0f}s",
             highlight=False,
         )
-        self._explain(row)
+        self._explain(row, news)
 
-    def _explain(self, row: Row) -> None:
+    def _explain(self, row: Row, news: bool) -> None:
         """Say in words what puzzles people: an empty step, failing verification, a loss of zero."""
         if not row["select/kept_fraction"]:
             self.console.print(
@@ -60,7 +65,16 @@ class Progress:
             )
         trouble = int(row["verify/timeouts"]), int(row["verify/errors"])
         if any(trouble):
-            self.console.print(f"           verifier: {trouble[0]} timeouts, {trouble[1]} errors", style="yellow")
+            why = ""
+            if self.run.reasons:
+                reason, count = self.run.reasons.most_common(1)[0]
+                why = f": {count} x {reason}" if news else f" ({self.reasons.total()} so far, for no new reason)"
+            self.console.print(
+                f"           verifier: {trouble[0]} timeouts, {trouble[1]} errors{why}",
+                style="yellow",
+                markup=False,
+                highlight=False,
+            )
         self.zero_losses += bool(row["train/updates"] and abs(row["train/loss"]) < 1e-6)
         if self.zero_losses == 3:
             self.zero_losses += 1

@@ -5,6 +5,7 @@ A group is one drawn prompt; its number (0, 1, ... within the step) is `prompt_R
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +19,7 @@ from sieverl.packing import Sample
 from sieverl.rollout.protocol import Engine, Request, Sampling
 from sieverl.rollout.verified import Known, Scored, sample_verified
 from sieverl.types import Array, Prompt, Responses, Status
-from sieverl.verify import Pool
+from sieverl.verify import Pool, stop_if_all_failed
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Batch:
     cursor: Cursor
     rounds: int = 1
     entropy: tuple[float, float] = (0.0, 0.0)
+    reasons: Counter[str] = field(default_factory=Counter)  # of the verifier's errors, all ranks'
 
 
 @dataclass
@@ -71,6 +73,7 @@ def gather(
     """Sample and verify one step, in as many rounds as the algorithm's `draw` asks for (one by default)."""
     draws, draw = _Draws(), algorithm.draw
     wanted, again = prompts, list[int]()
+    before = Counter(source.pool.reasons)
     rounds = 0
     while True:
         groups, cursor = _draw_fresh(source, draws, cursor, wanted)
@@ -95,7 +98,9 @@ def gather(
             mine[row] = Sample(source.tokens[draws.drawn[key[0]][0]], rollout.tokens, rollout.logp, 0.0)
     entropy = source.world.sum_floats([-logp, tokens])
     drawn = [prompt for prompt, _ in draws.drawn]
-    return Batch(responses, mine, scored, status, drawn, cursor, rounds, (entropy[0], entropy[1]))
+    reasons = reasons_since(source, before)
+    stop_if_all_failed(status, reasons)
+    return Batch(responses, mine, scored, status, drawn, cursor, rounds, (entropy[0], entropy[1]), reasons)
 
 
 def _draw_fresh(source: Source, draws: _Draws, cursor: Cursor, wanted: int) -> tuple[list[int], Cursor]:
@@ -176,6 +181,12 @@ def _greedy(source: Source, draws: _Draws) -> Array:
     own = sample_verified(source.engine, source.tokenizer, source.pool, requests, rows, sampling)
     pairs = [pair for part in source.world.gather([(s.rollout.group, s.verdict.reward) for s in own]) for pair in part]
     return np.array([reward for _, reward in sorted(pairs)], dtype=np.float64)
+
+
+def reasons_since(source: Source, before: Counter[str]) -> Counter[str]:
+    """Why the verifier failed since it had given the reasons `before`, on all ranks."""
+    parts: list[Counter[str]] = source.world.gather(source.pool.reasons - before)
+    return sum(parts, Counter())
 
 
 def counts(statuses: Sequence[str]) -> Mapping[str, int]:

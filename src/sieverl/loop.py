@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -60,6 +61,7 @@ class Run:
     reference: Callable[[], Policy]
     state: State = field(default_factory=State)
     verifier_graded: bool | None = False
+    reasons: Counter[str] = field(default_factory=Counter)  # of the verifier's errors in the last step
 
     @property
     def metrics(self) -> MetricsLog:
@@ -121,7 +123,9 @@ def collect(run: Run) -> Batch:
 
     known = read_verdicts(run.run_dir, state.step + 1)
     size = recipe.rollout
-    return gather(run.train, run.algorithm, state.cursor, size.prompts, size.samples, graded, known)
+    batch = gather(run.train, run.algorithm, state.cursor, size.prompts, size.samples, graded, known)
+    run.reasons = batch.reasons
+    return batch
 
 
 def assign(run: Run, batch: Batch) -> Credit:

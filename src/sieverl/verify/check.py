@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sieverl.errors import DataError, UsageError, nearest
+from sieverl.errors import Alarm, DataError, UsageError, nearest
 from sieverl.types import Row, Status, Verdict
 
 NO_ANSWER = Verdict(0.0, False, Status.NO_ANSWER)
@@ -68,6 +68,24 @@ def as_verdict(value: Any) -> Verdict:
     if not math.isfinite(reward):
         raise ValueError(f"the reward is {reward}; it must be a finite number")
     return Verdict(reward, bool(verdict.correct), Status(verdict.status))
+
+
+def stop_if_all_failed(statuses: Iterable[str], reasons: Mapping[str, int]) -> None:
+    """An Alarm if every response that was verified is an error with a reason (what the rules refuse has none).
+
+    >>> stop_if_all_failed(["verifier_error"] * 2, {"KeyError: 'a' (mine.py:3)": 2})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    sieverl.errors.Alarm: every answer of the verifier was an error: KeyError: 'a' (mine.py:3), 2 times; repair it and ...
+    """
+    verified = [status for status in statuses if status != Status.TRUNCATED]
+    if not verified or set(verified) != {Status.VERIFIER_ERROR} or sum(reasons.values()) < len(verified):
+        return
+    reason, count = max(reasons.items(), key=lambda item: item[1])
+    others = f" and {sum(reasons.values()) - count} others" if len(reasons) > 1 else ""
+    raise Alarm(
+        f"every answer of the verifier was an error: {reason}, {count} times{others}; repair it and run the same command "
+        "again"
+    )
 
 
 def golds(row: Row) -> list[str]:

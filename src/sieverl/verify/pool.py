@@ -16,6 +16,7 @@ from sieverl.verify.process import START_S, GarbledError, Worker
 from sieverl.verify.registry import describe
 
 BATCH = 16
+REASONS = 100  # kinds of errors that are told apart
 TIMEOUT = Verdict(0.0, False, Status.VERIFIER_TIMEOUT)
 FATAL = {"usage": UsageError, "data": DataError}
 
@@ -245,6 +246,6 @@ class Pool:
             return Verdict(reward, correct, Status(status))
         with self._changed:
             self.errors += 1
-            if len(self.reasons) < 100 or reply["error"] in self.reasons:
-                self.reasons[reply["error"]] += 1
+            known = len(self.reasons) < REASONS or reply["error"] in self.reasons
+            self.reasons[reply["error"] if known else "other errors"] += 1
         return REFUSED

@@ -15,6 +15,8 @@ import resource
 import signal
 import socket
 import sys
+import traceback
+from pathlib import Path
 from typing import Any, TextIO
 
 from sieverl.errors import DataError, SieveError
@@ -23,6 +25,7 @@ from sieverl.verify.check import Check
 from sieverl.verify.process import MARK, end_started
 
 OWN = os.getpid()
+PACKAGE = Path(__file__).parents[1]
 
 
 def main() -> None:
@@ -85,7 +88,20 @@ def answer(check: Check, response: str, row: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         return {"error": "out of memory", "last": True}
     except Exception as error:  # whatever a user's function raises is data about that response
-        return {"error": f"{type(error).__name__}: {error}"[:300]}
+        return {"error": f"{type(error).__name__}: {error}"[:300] + place(error)}
+
+
+def place(error: Exception) -> str:
+    """Where the user's file raised it, such as ` (reward.py:3)`; empty where no foreign code took part.
+
+    The user's file is the first outside this package, the line the last in that file.
+    """
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    foreign = [(file, line) for file, line in frames if PACKAGE not in file.parents]
+    if not foreign:
+        return ""
+    file = foreign[0][0]
+    return f" ({file.name}:{[line for other, line in foreign if other == file][-1]})"
 
 
 def fatal(error: SieveError) -> dict[str, Any]:
