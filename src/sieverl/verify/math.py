@@ -43,7 +43,7 @@ class Rules:
 
 RULES = {
     "strict": Rules(),
-    "lenient": Rules(unboxed=True, percent="either", set_relations=True),
+    "lenient": Rules(boxes="sentence", unboxed=True, percent="either", set_relations=True),
     "math_verify": Rules(boxes="math_verify", unboxed=True, max_chars=100_000),
 }
 _INTEGER = re.compile(r"-?[0-9]{1,300}")
@@ -87,7 +87,8 @@ def gold_response(row: Row) -> str:
 
 def gold_texts(row: Row, rules: Rules) -> list[str]:
     """The gold answers as bare text; one list of them where all must be given."""
-    texts = extract.gold_texts(row, rules.after)
+    texts = extract.gold_texts(row, rules.after, rules.boxes)
+    texts = [numbers.ungroup(text) for text in texts] if rules.commas else texts
     return [", ".join(texts)] if rules.answers == "all" else texts
 
 
@@ -98,6 +99,7 @@ def score(response: str, row: Row, rules: Rules, same: Same, unboxed: Callable[.
     try:
         if found is None:
             return unboxed(response, texts, rules) if rules.unboxed else NO_ANSWER
+        found = [numbers.ungroup(text) for text in found] if rules.commas else found
         if any(len(text) > max(rules.max_chars, 2 * max(map(len, texts))) for text in found):
             return REFUSED
         told = [same(text, gold, rules) for text in found for gold in texts]

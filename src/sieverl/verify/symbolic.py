@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sieverl.types import Row, Verdict
 from sieverl.verify.check import NO_ANSWER, REFUSED, TooBig, binary, golds
-from sieverl.verify.numbers import DEGREES
+from sieverl.verify.numbers import DEGREES, ungroup
 
 if TYPE_CHECKING:
     from sieverl.verify.math import Rules
@@ -51,7 +51,7 @@ def same(answer: str, gold: str, rules: Rules) -> bool:
 
 def unboxed(response: str, gold_texts: list[str], rules: Rules) -> Verdict:
     """The verdict of a response without a box: what Math-Verify finds in its end ("the answer is ...", or the last)."""
-    text = response[-TAIL:]
+    text = ungroup(response[-TAIL:]) if rules.commas else response[-TAIL:]
     if "$" not in text:
         text = _E_NOTATION.sub(r"$\1\\times 10^{\2}$", text)
     found = parse(text, rules)
