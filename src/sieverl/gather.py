@@ -49,15 +49,16 @@ class Batch:
     rounds: int = 1
     entropy: tuple[float, float] = (0.0, 0.0)
     reasons: Counter[str] = field(default_factory=Counter)  # of the verifier's errors, all ranks'
+    parts_R: list[Mapping[str, float | None]] = field(default_factory=list)
 
 
 @dataclass
 class _Draws:
-    """Rows so far, as (group, sample, reward, correct, status, length, truncated), and this rank's own."""
+    """Rows so far, as (group, sample, reward, correct, status, length, truncated, parts), and this rank's own."""
 
     drawn: list[tuple[int, int]] = field(default_factory=list)  # (prompt, noise seed) of each group
     samples: list[int] = field(default_factory=list)  # samples of each group so far
-    rows: list[tuple[int, int, float, bool, str, int, bool]] = field(default_factory=list)
+    rows: list[tuple[int, int, float, bool, str, int, bool, Mapping[str, float | None]]] = field(default_factory=list)
     own: dict[tuple[int, int], Scored] = field(default_factory=dict)
 
 
@@ -88,7 +89,12 @@ def gather(
             break
         wanted, again = (missing, []) if draw.fresh else (0, sorted(set(range(len(draws.drawn))) - set(done.tolist())))
     if draw.greedy:
-        responses = replace(responses, greedy_R=_greedy(source, draws)[responses.prompt_R])
+        greedy = _greedy(source, draws)
+        responses = replace(
+            responses,
+            greedy_R=greedy[responses.prompt_R],
+            graded=graded(np.concatenate([responses.reward_R, greedy])),
+        )
     mine, scored, logp, tokens = {}, {}, 0.0, 0
     for row, key in enumerate(zip(responses.prompt_R.tolist(), _sample_index(draws), strict=True)):
         if key in draws.own:
@@ -100,7 +106,18 @@ def gather(
     drawn = [prompt for prompt, _ in draws.drawn]
     reasons = reasons_since(source, before)
     stop_if_all_failed(status, reasons)
-    return Batch(responses, mine, scored, status, drawn, cursor, rounds, (entropy[0], entropy[1]), reasons)
+    return Batch(
+        responses,
+        mine,
+        scored,
+        status,
+        drawn,
+        cursor,
+        rounds,
+        (entropy[0], entropy[1]),
+        reasons,
+        [row[7] for row in draws.rows],
+    )
 
 
 def _draw_fresh(source: Source, draws: _Draws, cursor: Cursor, wanted: int) -> tuple[list[int], Cursor]:
@@ -142,6 +159,7 @@ def _sample(source: Source, draws: _Draws, groups: Sequence[int], samples: int, 
             s.verdict.status.value,
             len(s.rollout.tokens),
             s.rollout.truncated,
+            s.verdict.parts,
         )
         for s in own
     ]
@@ -158,7 +176,7 @@ def _sample_index(draws: _Draws) -> list[int]:
 
 
 def _responses(source: Source, draws: _Draws, graded: Callable[[Array], bool]) -> tuple[Responses, list[str]]:
-    group, _, reward, correct, status, length, truncated = zip(*draws.rows, strict=True)
+    group, _, reward, correct, status, length, truncated, _ = zip(*draws.rows, strict=True)
     reward_R = np.array(reward, dtype=np.float64)
     rows = Responses(
         prompt_R=np.array(group, dtype=np.int64),

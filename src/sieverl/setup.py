@@ -33,7 +33,7 @@ from sieverl.rollout.protocol import Engine, Sampling
 from sieverl.rollout.torch_engine import TorchEngine
 from sieverl.rollout.transformers_engine import TransformersEngine
 from sieverl.types import Prompt
-from sieverl.verify import Pool, check_gold, is_graded
+from sieverl.verify import Pool, check_gold
 
 BASE = Path(__file__).parent / "assets" / "base"
 ENGINES: dict[str, Callable[[Policy, int], Engine]] = {"torch": TorchEngine, "transformers": TransformersEngine}
@@ -86,6 +86,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     prompts, tokens = _training_prompts(recipe, tokenizer, heldout, say)
     limits = recipe.verify.workers, recipe.verify.timeout_s, recipe.verify.memory_mb
     pool = undo.enter_context(Pool(recipe.verify.spec, *limits))
+    graded = pool.graded() if recipe.verify.graded is None else recipe.verify.graded
     _check_gold_answers(recipe, pool, prompts)
 
     device = _device(recipe.model.device)
@@ -134,11 +135,11 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     if found is not None:
         checkpoint.restore(found, learner)
         state = State.of(checkpoint.load_state(found))
+        _check_same_grades(state, graded, pool, run_dir)
         say(f"resuming {run_dir} at step {state.step} of {recipe.steps}")
     if world.rank == 0:
         _open_run_dir(run_dir, recipe, resume, state.step if found else -1)
     world.barrier()
-    graded = is_graded(recipe.verify.spec)
     return Run(recipe, run_dir, algorithm, policy, learner, engine, source, held, reference, state, graded)
 
 
@@ -272,6 +273,7 @@ def _check_same_recipe(recipe: Recipe, run_dir: Path) -> None:
     if not (run_dir / "recipe.toml").is_file():
         return
     before, now = load(run_dir / "recipe.toml").model_dump(), recipe.model_dump()
+    before["verify"].pop("graded"), now["verify"].pop("graded")  # compared with what was trained: _check_same_grades
     for key in now:
         if key in MAY_CHANGE or before[key] == now[key]:
             continue
@@ -281,6 +283,16 @@ def _check_same_recipe(recipe: Recipe, run_dir: Path) -> None:
         raise UsageError(
             f"{run_dir} holds a run with {name} = {old!r}, not {new!r}; use another --run-dir, or --resume never to "
             "set the old one aside"
+        )
+
+
+def _check_same_grades(state: State, graded: bool | None, pool: Pool, run_dir: Path) -> None:
+    """What rewards mean must not change within a run."""
+    if pool.check.graded is None and None not in (graded, state.graded) and graded != state.graded:
+        took, says = ("as they are" if one else "as right or wrong" for one in (state.graded, graded))
+        raise UsageError(
+            f"{run_dir} was trained with rewards taken {took}, and verify.graded (or the function) now says {says}; "
+            "use another --run-dir, or --resume never to set the old one aside"
         )
 
 

@@ -72,6 +72,7 @@ class Pool:
         self._idle = 0
         self._failure: BaseException | None = None
         self._closed = False
+        self._ready: dict[str, Any] | None = None  # what a worker said of the verifier
         if not self.check.total:
             self._grow()
 
@@ -97,6 +98,17 @@ class Pool:
             self._submit(basket, index, response, row)
         found = self._wait(basket)
         return [found[index] for index in range(len(pairs))]
+
+    def graded(self) -> bool | None:
+        """Whether rewards mean more than right and wrong; None if a user's function does not say so."""
+        if self.check.graded is not None:
+            return self.check.graded
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready is not None or self._failure is not None)
+            if self._ready is None:
+                assert self._failure is not None
+                raise self._failure
+            return self._ready["graded"]
 
     def close(self) -> None:
         """Kill the workers; what is still being scored is lost."""
@@ -180,6 +192,9 @@ class Pool:
         if "fatal" in ready:
             self._discard(worker)
             raise FATAL[ready["fatal"]](ready["message"])
+        with self._changed:
+            self._ready = ready
+            self._changed.notify_all()
         return worker
 
     def _discard(self, worker: Worker) -> None:
@@ -242,8 +257,8 @@ class Pool:
 
     def _verdict(self, reply: Mapping[str, Any]) -> Verdict:
         if "error" not in reply:
-            reward, correct, status = reply["verdict"]
-            return Verdict(reward, correct, Status(status))
+            reward, correct, status, parts = reply["verdict"]
+            return Verdict(reward, correct, Status(status), parts)
         with self._changed:
             self.errors += 1
             known = len(self.reasons) < REASONS or reply["error"] in self.reasons

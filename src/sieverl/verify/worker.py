@@ -59,7 +59,7 @@ def serve(channel: socket.socket, lines: TextIO) -> None:
         say(channel, fatal(error))
         return
     limit_memory(config["memory_mb"])
-    say(channel, {"ready": True})
+    say(channel, {"ready": True, "graded": check.graded if check.graded is not None else check.declares()})
     for line in lines:
         for id, response, row in json.loads(line):
             # Should the parent be gone while this hangs, the kernel ends it all the same.
@@ -82,7 +82,7 @@ def answer(check: Check, response: str, row: dict[str, Any]) -> dict[str, Any]:
     """The verdict of one response, or what went wrong; after running out of memory the process is not to be trusted."""
     try:
         verdict = check(response, row)
-        return {"verdict": [verdict.reward, verdict.correct, verdict.status]}
+        return {"verdict": [verdict.reward, verdict.correct, verdict.status, dict(verdict.parts)]}
     except SieveError as error:
         return fatal(error)
     except MemoryError:
