@@ -88,7 +88,6 @@ def gold_response(row: Row) -> str:
 def gold_texts(row: Row, rules: Rules) -> list[str]:
     """The gold answers as bare text; one list of them where all must be given."""
     texts = extract.gold_texts(row, rules.after, rules.boxes)
-    texts = [numbers.ungroup(text) for text in texts] if rules.commas else texts
     return [", ".join(texts)] if rules.answers == "all" else texts
 
 
@@ -99,7 +98,6 @@ def score(response: str, row: Row, rules: Rules, same: Same, unboxed: Callable[.
     try:
         if found is None:
             return unboxed(response, texts, rules) if rules.unboxed else NO_ANSWER
-        found = [numbers.ungroup(text) for text in found] if rules.commas else found
         if any(len(text) > max(rules.max_chars, 2 * max(map(len, texts))) for text in found):
             return REFUSED
         told = [same(text, gold, rules) for text in found for gold in texts]
@@ -123,6 +121,8 @@ def same_cheaply(answer: str, gold: str, rules: Rules) -> bool | None:
         a, b = numbers.without_unit(a), numbers.without_unit(b)
     if a.replace(", ", ",") == b.replace(", ", ","):
         return True if a else None
+    if rules.commas and (grouped := (numbers.ungroup(answer), numbers.ungroup(gold))) != (answer, gold):
+        return same_cheaply(*grouped, rules)
     same = partial(numbers.same_number, percent=rules.percent, precision=rules.precision, tolerance=rules.tolerance)
     x, y = numbers.read(a), numbers.read(b)
     if x is None or y is None:

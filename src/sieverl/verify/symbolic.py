@@ -88,8 +88,7 @@ def rewrite(text: str, rules: Rules) -> str:
         text = text if rules.percent == "drop" else rf"\frac{{{text}}}{{100}}"
     if rules.units:
         text = DEGREES.sub("", text)
-    if not rules.commas:
-        text = _THOUSANDS.sub(", ", text)
+    text = ungroup(text) if rules.commas else _THOUSANDS.sub(", ", text)
     return _E_NOTATION.sub(r"\1\\times 10^{\2}", text) if rules.e_notation else text
 
 
