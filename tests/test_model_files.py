@@ -154,6 +154,13 @@ def unknown_tokenizer():
 
 
 def larger_tokenizer():
+    tokenizer = json.loads(Path("m/tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["zzz"] = 400
+    Path("m/tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def added_token():
+    """One more token than embeddings, as Gemma 3 has."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained("m")

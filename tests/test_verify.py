@@ -321,7 +321,7 @@ def test_functions_that_cannot_work(user, tmp_path):
         ({"name": "math", "boxs": "last"}, r"verify\.boxs is no option of math.* Did you mean boxes?"),
         (
             {"name": "math", "boxes": "lst"},
-            "it can be last, first, only, any, joined, math_verify.* Did you mean last?",
+            "it can be last, first, only, any, joined, sentence, math_verify.* Did you mean last?",
         ),
         ({"name": "math", "rules": "stirct"}, "it can be strict, lenient, math_verify.* Did you mean strict?"),
         ({"name": "math", "unboxed": "yes"}, "must be of the kind of False"),
@@ -446,3 +446,65 @@ def test_the_cheap_path_is_part_of_the_full_path(answer, gold):
     row = {"answer": gold}
     cheap = check.cheap(rf"\boxed{{{answer}}}", row)
     assert cheap is None or cheap == check.full(rf"\boxed{{{answer}}}", row)
+
+
+@pytest.mark.parametrize("rules", ["strict", "lenient"])
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        (r"32,\!349", "32349"),
+        (r"32,\! 349", "32349"),
+        (r"11,\!111,\!111,\!100", "11111111100"),
+        (r"x=32,\!349", "32349"),
+        (r"(32,\!349,2)", "(32349,2)"),
+        (r"32,\!349\pi", r"32349\pi"),
+        (r"\{1,\!000,2{,}000\}", r"\{2000,1000\}"),
+    ],
+)
+def test_M20_thin_spaces_in_numbers_are_read_in_answer_and_gold(rules, written, plain):
+    check = build({"name": "math", "rules": rules})
+    assert check(rf"\boxed{{{written}}}", {"answer": plain}).correct
+    assert check(rf"\boxed{{{plain}}}", {"answer": written}).correct
+    assert check(rf"\boxed{{{written}}}", {"answer": written}).correct
+    assert not check(rf"\boxed{{{written}+1}}", {"answer": plain}).correct
+
+
+def test_M20_thin_spaces_without_a_box():
+    for spec in ({"name": "number"}, {"name": "math", "rules": "lenient"}):
+        assert build(spec)(r"it is 32,\!349.", {"answer": "32349"}).correct
+    assert not build({"name": "number", "commas": False})(r"\boxed{32,\!349}", {"answer": "32349"}).correct
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "correct"),
+    [
+        (r"The integers are \boxed{-2} and \boxed{1}.", "-2, 1", True),
+        (r"$\boxed{-2}$, $\boxed{1}$", "1, -2", True),
+        (r"\(\boxed{1}\), \(\boxed{2}\), and \(\boxed{3}\)", "1, 2, 3", True),
+        (r"$\boxed{(1,2)} \quad\text{and}\quad \boxed{(3,4)}$", "(1,2), (3,4)", True),
+        (r"$\boxed{1} \text{ or } \boxed{2}$", "1, 2", True),
+        (r"$x = \boxed{1}$ or \fbox{2}", "1, 2", True),
+        # a later box replaces, and nothing can be gained by adding one
+        (r"\boxed{-2}, no: \boxed{1}", "-2, 1", False),
+        (r"\boxed{-2}, no: \boxed{1}", "1", True),
+        (r"\boxed{1}. Wait, \boxed{2} and \boxed{3}", "2, 3", True),
+        (r"\boxed{1} and \boxed{2}. No: \boxed{3}", "3", True),
+        (r"\boxed{4} or \boxed{5}", "5", False),
+        (r"\boxed{5} or \boxed{4}", "5", False),
+        (r"\boxed{4}, \boxed{5}, \boxed{6}", "5", False),
+        (r"\boxed{4} \boxed{5}", "5", True),
+        (r"\boxed{4} and not \boxed{5}", "4, 5", False),
+        (r"\boxed{4} and x = \boxed{5}", "4, 5", False),
+        (r"\boxed{5}, \boxed{5}", "5", True),
+        (r"\boxed{1}" + " " * 50_000 + r"and \boxed{2}", "2", True),
+    ],
+)
+def test_M20_boxes_of_one_sentence_add_up_and_a_later_box_replaces(response, gold, correct):
+    assert build({"name": "math", "boxes": "sentence"})(response, {"answer": gold}).correct is correct
+    assert build({"name": "math", "rules": "lenient"})(response, {"answer": gold}).correct is correct
+
+
+def test_M20_a_gold_that_is_a_whole_solution_is_read_by_the_same_rule():
+    gold = {"answer": r"They meet at $\boxed{(-2,18)}$ and $\boxed{(8,38)}$."}
+    assert build({"name": "math", "rules": "lenient"})(r"\boxed{(-2,18),(8,38)}", gold).correct
+    assert build({"name": "math", "boxes": "last"})(r"\boxed{(8,38)}", gold).correct

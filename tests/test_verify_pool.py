@@ -132,7 +132,7 @@ def test_memory_is_limited(user):
 def test_an_exception_is_data_and_needs_no_new_worker(user):
     with Pool(user, workers=1) as pool:
         assert statuses(pool, ["raise", "fine", "raise"]) == ["verifier_error", "correct", "verifier_error"]
-        assert dict(pool.reasons) == {"KeyError: 'oh'": 2}
+        assert dict(pool.reasons) == {"KeyError: 'oh' (user_reward.py:12)": 2}
         assert (pool.errors, pool.restarts) == (2, 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from sieverl.evaluate import Interval, majority, scores
-from sieverl.gather import Source
+from sieverl.gather import Source, reasons_since
 from sieverl.rollout.protocol import Engine, OnDone, Request, Sampling
 from sieverl.rollout.verified import Scored, sample_verified
 from sieverl.types import Rollout, Status
-from sieverl.verify import describe, extract, numbers
+from sieverl.verify import describe, extract, numbers, stop_if_all_failed
 from sieverl.verify.functions import gym_answer
 from sieverl.verify.math import RULES
 
@@ -74,15 +75,17 @@ def measure(source: Source, samples: int, read: Read) -> tuple[list[Record], lis
 
     Response number s to a prompt depends on (seed, prompt id, s) and the weights only: the first 4 of 16 samples are
     those of a run with k = 4, the first 20 prompts those of a run with 20 (but for rounding in float32). `read` gives
-    the answer that a response votes for.
+    the answer that a response votes for. Raises an Alarm if every answer of the verifier is an error.
     """
     world = source.world
     mine = range(world.rank, len(source.prompts), world.size)
     requests = [Request(source.prompts[i].id, source.tokens[i], samples, source.seed, group=i) for i in mine]
     rows = {i: source.prompts[i].row for i in mine}
+    before = Counter(source.pool.reasons)
     scored = sample_verified(source.engine, source.tokenizer, source.pool, requests, rows, source.sampling)
     own = [record(scored[i : i + samples], read) for i in range(0, len(scored), samples)]
     records = [one for part in world.gather(own) for one in part]
+    stop_if_all_failed([s for one in records for s in one.statuses], reasons_since(source, before))
     return sorted(records, key=lambda one: one.prompt), scored
 
 

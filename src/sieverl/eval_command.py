@@ -206,7 +206,7 @@ def evaluate(
     from sieverl.data.chat import has_chat_template
     from sieverl.gather import Source
     from sieverl.loading import load_policy, weights_hash
-    from sieverl.model_files import stop_ids
+    from sieverl.model_files import check_ids, stop_ids
     from sieverl.results import overview, sha256, show, versions, write
     from sieverl.rollout.protocol import Sampling
     from sieverl.rollout.torch_engine import TorchEngine
@@ -219,6 +219,7 @@ def evaluate(
     tokens = [[render(tokenizer, prompt, template) for prompt in one.prompts] for one in tasks]
     for one, rendered in zip(tasks, tokens, strict=True):
         check_context(policy, one, rendered)
+        check_ids(policy.causal, tokenizer, rendered)
     model = {
         "name": args.model,
         "path": path,

@@ -5,6 +5,7 @@ A group is one drawn prompt; its number (0, 1, ... within the step) is `prompt_R
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,9 +19,10 @@ from sieverl.packing import Sample
 from sieverl.rollout.protocol import Engine, Request, Sampling
 from sieverl.rollout.verified import Known, Scored, sample_verified
 from sieverl.types import Array, Prompt, Responses, Status
-from sieverl.verify import Pool
+from sieverl.verify import Pool, stop_if_all_failed
 
-Row = tuple[int, int, float, bool, str, int, bool]  # group, sample, reward, correct, status, length, truncated
+# group, sample, reward, correct, status, length, truncated, parts of a sum
+Row = tuple[int, int, float, bool, str, int, bool, Mapping[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Batch:
     cursor: Cursor
     rounds: int = 1
     entropy: tuple[float, float] = (0.0, 0.0)
+    reasons: Counter[str] = field(default_factory=Counter)  # of the verifier's errors, all ranks'
+    parts_R: list[Mapping[str, float | None]] = field(default_factory=list)
 
 
 @dataclass
@@ -73,6 +77,7 @@ def gather(
     """Sample and verify one step, in as many rounds as the algorithm's `draw` asks for (one by default)."""
     draws, draw = _Draws(), algorithm.draw
     wanted, again = prompts, list[int]()
+    before = Counter(source.pool.reasons)
     rounds = 0
     while True:
         groups, cursor = _draw_fresh(source, draws, cursor, wanted)
@@ -87,7 +92,9 @@ def gather(
             break
         wanted, again = (missing, []) if draw.fresh else (0, sorted(set(range(len(draws.drawn))) - set(done.tolist())))
     if draw.greedy:
-        responses = replace(responses, greedy=_greedy(source, draws, responses))
+        greedy = _greedy(source, draws, responses)
+        both_R = np.concatenate([responses.reward_R, greedy.reward_R])
+        responses = replace(responses, greedy=greedy, graded=graded(both_R))
     mine, scored, logp, tokens = {}, {}, 0.0, 0
     for row, key in enumerate(zip(responses.prompt_R.tolist(), _sample_index(draws), strict=True)):
         if key in draws.own:
@@ -97,7 +104,20 @@ def gather(
             mine[row] = Sample(source.tokens[draws.drawn[key[0]][0]], rollout.tokens, rollout.logp, 0.0)
     entropy = source.world.sum_floats([-logp, tokens])
     drawn = [prompt for prompt, _ in draws.drawn]
-    return Batch(responses, mine, scored, status, drawn, cursor, rounds, (entropy[0], entropy[1]))
+    reasons = reasons_since(source, before)
+    stop_if_all_failed(status, reasons)
+    return Batch(
+        responses,
+        mine,
+        scored,
+        status,
+        drawn,
+        cursor,
+        rounds,
+        (entropy[0], entropy[1]),
+        reasons,
+        [row[7] for row in draws.rows],
+    )
 
 
 def _draw_fresh(source: Source, draws: _Draws, cursor: Cursor, wanted: int) -> tuple[list[int], Cursor]:
@@ -147,6 +167,7 @@ def _gathered(source: Source, own: Sequence[Scored]) -> list[Row]:
             s.verdict.status.value,
             len(s.rollout.tokens),
             s.rollout.truncated,
+            s.verdict.parts,
         )
         for s in own
     ]
@@ -160,7 +181,7 @@ def _sample_index(draws: _Draws) -> list[int]:
 def _responses(
     source: Source, table: Sequence[Row], samples: int, graded: Callable[[Array], bool]
 ) -> tuple[Responses, list[str]]:
-    group, _, reward, correct, status, length, truncated = zip(*table, strict=True)
+    group, _, reward, correct, status, length, truncated, _ = zip(*table, strict=True)
     reward_R = np.array(reward, dtype=np.float64)
     rows = Responses(
         prompt_R=np.array(group, dtype=np.int64),
@@ -185,6 +206,12 @@ def _greedy(source: Source, draws: _Draws, responses: Responses) -> Responses:
     of_group = dict(zip(range(len(draws.drawn)), sorted(_gathered(source, own)), strict=True))
     table = [of_group[group] for group in responses.prompt_R.tolist()]
     return _responses(source, table, 1, lambda reward_R: responses.graded)[0]
+
+
+def reasons_since(source: Source, before: Counter[str]) -> Counter[str]:
+    """Why the verifier failed since it had given the reasons `before`, on all ranks."""
+    parts: list[Counter[str]] = source.world.gather(source.pool.reasons - before)
+    return sum(parts, Counter())
 
 
 def counts(statuses: Sequence[str]) -> Mapping[str, int]:

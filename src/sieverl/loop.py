@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -38,7 +39,7 @@ class State:
     step: int = 0
     cursor: Cursor = field(default_factory=Cursor)
     empty_steps: int = 0
-    graded: bool = False
+    graded: bool | None = None  # whether rewards mean more than right and wrong; None before the first step
     nonfinite_steps: int = 0
 
     @staticmethod
@@ -62,6 +63,7 @@ class Run:
     reference: Callable[[], Policy]
     state: State = field(default_factory=State)
     verifier_graded: bool | None = False
+    reasons: Counter[str] = field(default_factory=Counter)  # of the verifier's errors in the last step
 
     @property
     def metrics(self) -> MetricsLog:
@@ -116,14 +118,28 @@ def collect(run: Run) -> Batch:
     recipe, state = run.recipe, run.state
 
     def graded(reward_R: Array) -> bool:
-        if run.verifier_graded is None:  # a function of the user's: known once a reward is neither 0, 1 nor -1
-            state.graded = state.graded or not bool(np.isin(reward_R, (-1.0, 0.0, 1.0)).all())
-            return state.graded
-        return run.verifier_graded
+        if run.verifier_graded is not None:
+            state.graded = run.verifier_graded
+        elif state.step == 0:
+            state.graded = bool(state.graded) or len(partial(reward_R)) > 0
+        elif not state.graded and len(partial(reward_R)):
+            raise Alarm(
+                f"step {state.step + 1}: a response got the reward {partial(reward_R)[0]:g}, but all rewards before "
+                "the first update were 0, 1 or -1, so that they are taken as right or wrong, which does not change in "
+                "a run; set verify.graded = true and start anew (--resume never), or verify.graded = false and go on"
+            )
+        return bool(state.graded)
 
     known = read_verdicts(run.run_dir, state.step + 1)
     size = recipe.rollout
-    return gather(run.train, run.algorithm, state.cursor, size.prompts, size.samples, graded, known)
+    batch = gather(run.train, run.algorithm, state.cursor, size.prompts, size.samples, graded, known)
+    run.reasons = batch.reasons
+    return batch
+
+
+def partial(reward_R: Array) -> Array:
+    """The rewards that are neither 0, 1 nor -1, and so mean more than right and wrong."""
+    return reward_R[~np.isin(reward_R, (-1.0, 0.0, 1.0))]
 
 
 def assign(run: Run, batch: Batch) -> Credit:
@@ -145,7 +161,10 @@ def describe(run: Run, batch: Batch, credit: Credit) -> Row:
     total = len(responses)
     return {
         "reward/mean": float(responses.reward_R.mean()),
+        "reward/std": float(responses.reward_R.std()),
+        "reward/max": float(responses.reward_R.max()),
         "reward/accuracy": float(responses.correct_R.mean()),
+        **part_means(batch.parts_R),
         "select/kept_fraction": float(credit.keep.mean()),
         "select/all_wrong": float((share == 0).mean()),
         "select/all_correct": float((share == 1).mean()),
@@ -163,6 +182,20 @@ def describe(run: Run, batch: Batch, credit: Credit) -> Row:
     }
 
 
+def part_means(parts_R: Sequence[Mapping[str, float | None]]) -> Row:
+    """`reward/<name>/mean` of each part of the rewards, over the responses to which it applied.
+
+    >>> part_means([{"math": 1.0, "brief": None}, {"math": 0.0, "brief": 0.5}, {}])
+    {'reward/brief/mean': 0.5, 'reward/math/mean': 0.5}
+    """
+    out: Row = {}
+    for name in sorted({name for parts in parts_R for name in parts}):
+        values = [value for parts in parts_R if (value := parts.get(name)) is not None]
+        if values:
+            out[f"reward/{name}/mean"] = float(np.mean(values))
+    return out
+
+
 def evaluate(run: Run) -> Row:
     """avg@k, pass@k and maj@k on the held-out prompts with their intervals, and the KL to the start model there."""
     source, settings = run.heldout, run.recipe.evaluate
@@ -172,6 +205,9 @@ def evaluate(run: Run) -> Row:
     name, k = settings.name, settings.samples
     records, scored = measure(source, k, reader(run.recipe.verify.spec))
     log_evaluation(run, source, scored)
+    if run.verifier_graded is None and run.state.step == 0:
+        odd = partial(np.array([s.verdict.reward for s in scored], dtype=np.float64))
+        run.state.graded = source.world.sum_floats([len(odd)])[0] > 0
     found = summarise(records)
     out: Row = {}
     for score in (f"avg@{k}", f"pass@{k}", f"maj@{k}"):
@@ -216,6 +252,7 @@ def start_kl(run: Run, source: Source, scored: list[Scored]) -> float:
 def log_rollouts(run: Run, batch: Batch, credit: Credit) -> None:
     """Every response of the step into its Parquet file, by rank 0."""
     responses, own = batch.responses, []
+    names = sorted({name for parts in batch.parts_R for name in parts})
     for row, scored in batch.scored.items():
         prompt = run.train.prompts[batch.drawn[int(responses.prompt_R[row])]]
         own.append(
@@ -228,6 +265,7 @@ def log_rollouts(run: Run, batch: Batch, credit: Credit) -> None:
                 "answer": str(prompt.row.get("answer", "")),
                 "response": scored.text,
                 "reward": float(responses.reward_R[row]),
+                **{f"reward/{name}": scored.verdict.parts.get(name) for name in names},
                 "correct": bool(responses.correct_R[row]),
                 "status": batch.status_R[row],
                 "length": int(responses.length_R[row]),

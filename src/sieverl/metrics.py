@@ -89,9 +89,14 @@ def read_verdicts(run_dir: Path, step: int) -> dict[tuple[int, int], tuple[str, 
     except (OSError, pa.ArrowInvalid):
         return {}
     return {
-        (r["group"], r["sample"]): (r["response"], Verdict(r["reward"], r["correct"], Status(r["status"])))
+        (r["group"], r["sample"]): (r["response"], Verdict(r["reward"], r["correct"], Status(r["status"]), parts_of(r)))
         for r in rows
     }
+
+
+def parts_of(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """The rewards of which a logged one is made, from its columns `reward/<name>`."""
+    return {key.removeprefix("reward/"): value for key, value in row.items() if key.startswith("reward/")}
 
 
 def read_evaluation(run_dir: Path, step: int) -> dict[tuple[int, int], dict[str, Any]]:

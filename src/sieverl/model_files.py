@@ -162,13 +162,28 @@ def check_attention(name: str | None) -> None:
 
 
 def check_vocabulary(model: Any, tokenizer: Any, path: str) -> None:
-    """Every id of the tokenizer needs an embedding. More embeddings than ids are padding, and fine."""
+    """Every id of the tokenizer's own vocabulary needs an embedding. More embeddings than ids are padding, and fine.
+
+    An added token without an embedding is harmless (Gemma 3 has one for images) as long as no prompt holds it.
+    """
     rows = model.get_input_embeddings().weight.shape[0]
-    token, last = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    own = tokenizer.get_vocab().items() - tokenizer.get_added_vocab().items()
+    token, last = max(own, key=lambda item: item[1], default=("", -1))
     if last >= rows:
         raise DataError(
             f"the tokenizer of {path} has ids up to {last} ({token!r}), and the model has {rows} embeddings; take the "
             "tokenizer that belongs to the weights, or enlarge the model with resize_token_embeddings and save both"
+        )
+
+
+def check_ids(model: Any, tokenizer: Any, prompts: Iterable[Sequence[int]]) -> None:
+    """Every token of the prompts needs an embedding, added ones too."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    last = max(map(max, prompts))
+    if last >= rows:
+        raise DataError(
+            f"a prompt holds the token {tokenizer.decode([last])!r} with id {last}, and the model has {rows} "
+            "embeddings; take the tokenizer that belongs to the weights, or another chat template"
         )
 
 

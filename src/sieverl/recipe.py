@@ -65,11 +65,14 @@ class Verify(BaseModel):
     workers: int = Field(2, gt=0)
     timeout_s: float = Field(5.0, gt=0)
     memory_mb: int = Field(1024, gt=0)
+    graded: bool | None = Field(None, description="rewards mean more than right and wrong; by default as found out")
+    correct_from: float = Field(1.0, description="a reward from here on is correct, where a number decides that")
 
     @property
     def spec(self) -> dict[str, Any]:
         """What `sieverl.verify.build` takes."""
-        return {k: v for k, v in self.model_dump().items() if k not in ("workers", "timeout_s", "memory_mb")}
+        own = ("workers", "timeout_s", "memory_mb", "graded", *(["correct_from"] if self.correct_from == 1.0 else []))
+        return {k: v for k, v in self.model_dump().items() if k not in own}
 
 
 class Rollout(Table):

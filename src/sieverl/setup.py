@@ -33,6 +33,7 @@ from sieverl.model import Policy
 from sieverl.model_files import (
     DTYPES,
     check_attention,
+    check_ids,
     check_vocabulary,
     load_adapters,
     load_model,
@@ -105,7 +106,7 @@ def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
 def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     algorithm = chosen_algorithm(recipe)
     check_attention(recipe.model.attention)
-    graded = is_graded(recipe.verify.spec)
+    is_graded(recipe.verify.spec)  # refuses options that the verifier does not have
     _check_verifier_file(recipe.verify.name)
     device = _device(recipe.model.device)
     heldout, prompts = _read_prompts(recipe, say)
@@ -128,10 +129,12 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     prompts, tokens = _rendered(recipe, tokenizer, prompts, say)
     limits = recipe.verify
     pool = undo.enter_context(Pool(limits.spec, limits.workers, limits.timeout_s, limits.memory_mb))
+    graded = pool.graded() if limits.graded is None else limits.graded
     _check_gold_answers(recipe, pool, prompts)
 
     policy = load_policy(recipe, path, device, found, tokenizer)
     _check_context(recipe, policy, tokens)
+    check_ids(policy.causal, tokenizer, tokens)
     eos = stop_ids(policy.causal, tokenizer)
     size = recipe.rollout
     engine = ENGINES[size.engine](policy, size.max_rows)
@@ -176,6 +179,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     if found is not None:
         checkpoint.restore(found, learner)
         state = State.of(checkpoint.load_state(found))
+        _check_same_grades(state, graded, pool, run_dir)
         say(f"resuming {run_dir} at step {state.step} of {recipe.steps}")
     if world.rank == 0:
         _open_run_dir(run_dir, recipe, resume, state.step if found else -1)
@@ -367,6 +371,16 @@ def _has_steps(run_dir: Path) -> bool:
     """Whether a run got anywhere there: a checkpoint, even a damaged one, or a step in its metrics."""
     made = any(row["step"] > 0 for row in MetricsLog(run_dir / "metrics.jsonl").rows())
     return made or bool(checkpoint.steps(run_dir / "checkpoints"))
+
+
+def _check_same_grades(state: State, graded: bool | None, pool: Pool, run_dir: Path) -> None:
+    """What rewards mean must not change within a run."""
+    if pool.check.graded is None and None not in (graded, state.graded) and graded != state.graded:
+        took, says = ("as they are" if one else "as right or wrong" for one in (state.graded, graded))
+        raise UsageError(
+            f"{run_dir} was trained with rewards taken {took}, and verify.graded (or the function) now says {says}; "
+            "use another --run-dir, or --resume never to set the old one aside"
+        )
 
 
 def _open_run_dir(run_dir: Path, recipe: Recipe, resume: Resume, step: int) -> None:

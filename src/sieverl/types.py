@@ -28,6 +28,8 @@ class Status(StrEnum):
 class Verdict:
     """What a verifier says of one response: any float as the reward, whether it is correct, and why.
 
+    `parts` are rewards of which it is made, by name, for the log; None where a part does not apply.
+
     >>> Verdict.of(1.0)
     Verdict(reward=1.0, correct=True, status=<Status.CORRECT: 'correct'>)
     >>> Verdict.of(0.5).status.value
@@ -37,11 +39,12 @@ class Verdict:
     reward: float
     correct: bool
     status: Status
+    parts: Mapping[str, float | None] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
-    def of(reward: float, status: Status | None = None) -> Verdict:
-        """The verdict of a plain number: correct when the reward is at least 1 (to rounding)."""
-        correct = bool(reward >= 1 - 1e-6)
+    def of(reward: float, status: Status | None = None, correct_from: float = 1.0) -> Verdict:
+        """The verdict of a plain number: correct when the reward is at least `correct_from` (to rounding)."""
+        correct = bool(reward >= correct_from - 1e-6)
         return Verdict(float(reward), correct, status or (Status.CORRECT if correct else Status.INCORRECT))
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sieverl.errors import DataError, UsageError, nearest
+from sieverl.errors import Alarm, DataError, UsageError, nearest
 from sieverl.types import Row, Status, Verdict
 
 NO_ANSWER = Verdict(0.0, False, Status.NO_ANSWER)
+NOT_APPLICABLE = Verdict(0.0, False, Status.NO_ANSWER)  # this one object: the function returned None
 REFUSED = Verdict(0.0, False, Status.VERIFIER_ERROR)
 
 
@@ -38,7 +39,8 @@ class Check:
 
     `cheap` decides in the caller's process in microseconds, exactly as `full` would, or returns None; with `total` it
     always decides, so no worker is needed. `prepare` does the slow imports. `graded` says that rewards mean more than
-    right and wrong (None: not known). `gold` writes a response that must be right, or None where there is none.
+    right and wrong; None: that is not known until a user's function is loaded and `declares` it, if it does. `gold`
+    writes a response that must be right, or None where there is none.
     """
 
     full: Callable[[str, Row], Verdict]
@@ -46,14 +48,15 @@ class Check:
     total: bool = False
     prepare: Callable[[], object] = lambda: None
     graded: bool | None = False
+    declares: Callable[[], bool | None] = lambda: None
     gold: Callable[[Row], str | None] = lambda row: None
 
     def __call__(self, response: str, row: Row) -> Verdict:
         return self.full(response, row)
 
 
-def as_verdict(value: Any) -> Verdict:
-    """The verdict of whatever a user's function returned; None means that it does not apply.
+def as_verdict(value: Any, correct_from: float = 1.0) -> Verdict:
+    """The verdict of whatever a user's function returned: a number, a Verdict, or None, which means: does not apply.
 
     >>> as_verdict(1).correct, as_verdict(None).status.value
     (True, 'no_answer')
@@ -62,12 +65,36 @@ def as_verdict(value: Any) -> Verdict:
     ValueError: the reward is nan; it must be a finite number
     """
     if value is None:
-        return NO_ANSWER
-    verdict = value if isinstance(value, Verdict) else Verdict.of(float(value))
-    reward = float(verdict.reward)
+        return NOT_APPLICABLE
+    verdict = value if isinstance(value, Verdict) else Verdict.of(float(value), correct_from=correct_from)
+    parts = {str(name): None if part is None else finite(part) for name, part in verdict.parts.items()}
+    return Verdict(finite(verdict.reward), bool(verdict.correct), Status(verdict.status), parts)
+
+
+def finite(value: Any) -> float:
+    """A reward as a float; a ValueError if it is infinite or not a number."""
+    reward = float(value)
     if not math.isfinite(reward):
         raise ValueError(f"the reward is {reward}; it must be a finite number")
-    return Verdict(reward, bool(verdict.correct), Status(verdict.status))
+    return reward
+
+
+def stop_if_all_failed(statuses: Iterable[str], reasons: Mapping[str, int]) -> None:
+    """An Alarm if every response that was verified is an error with a reason (what the rules refuse has none).
+
+    >>> stop_if_all_failed(["verifier_error"] * 2, {"KeyError: 'a' (mine.py:3)": 2})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    sieverl.errors.Alarm: every answer of the verifier was an error: KeyError: 'a' (mine.py:3), 2 times; repair ...
+    """
+    verified = [status for status in statuses if status != Status.TRUNCATED]
+    if not verified or set(verified) != {Status.VERIFIER_ERROR} or sum(reasons.values()) < len(verified):
+        return
+    reason, count = max(reasons.items(), key=lambda item: item[1])
+    others = f" and {sum(reasons.values()) - count} others" if len(reasons) > 1 else ""
+    raise Alarm(
+        f"every answer of the verifier was an error: {reason}, {count} times{others}; repair it and run the same "
+        "command again"
+    )
 
 
 def golds(row: Row) -> list[str]:

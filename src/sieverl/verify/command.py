@@ -12,6 +12,7 @@ from sieverl.data.files import read_path
 from sieverl.errors import DataError, UsageError, nearest
 from sieverl.files import write_whole
 from sieverl.types import Status, Verdict
+from sieverl.verify.check import stop_if_all_failed
 from sieverl.verify.pool import Pool
 
 
@@ -29,7 +30,7 @@ def verify_file(
 
     `gold` and `response` name the columns; `a.b` is the field `b` of the column `a`. The output is written whole or not
     at all, and as Parquet if its name says so. Returns the counts per status, which it also prints. Raises DataError
-    with file and line for a row that cannot be used.
+    with file and line for a row that cannot be used; an Alarm, after writing, if every row is an error.
     """
     source, target = Path(input), Path(output)
     if target.is_dir() or not target.parent.is_dir():
@@ -42,6 +43,7 @@ def verify_file(
     scored = [{**row, "reward": v.reward, "status": v.status.value} for (_, row), v in zip(rows, verdicts, strict=True)]
     write_whole(target, lambda path: write(path, scored, parquet=target.suffix == ".parquet"))
     report(verdicts, reasons, target)
+    stop_if_all_failed([verdict.status for verdict in verdicts], reasons)
     return Counter(verdict.status for verdict in verdicts)
 
 

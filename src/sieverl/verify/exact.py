@@ -31,10 +31,10 @@ def exact(
             found = (unmarked(response) if unmarked else None) or None
         if found is None:
             return NO_ANSWER
-        return binary(any(same(text, gold) for text in found for gold in extract.gold_texts(row, after)))
+        return binary(any(same(text, gold) for text in found for gold in extract.gold_texts(row, after, boxes)))
 
     def gold(row: Row) -> str:
-        return rf"\boxed{{{extract.gold_texts(row, after)[0]}}}"
+        return rf"\boxed{{{extract.gold_texts(row, after, boxes)[0]}}}"
 
     return Check(full=score, cheap=score, total=True, gold=gold)
 

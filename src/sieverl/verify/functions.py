@@ -18,13 +18,27 @@ from sieverl.verify import extract
 from sieverl.verify.check import NO_ANSWER, Check, as_verdict
 
 
-def function(path: str) -> Check:
-    """A user's function, `file.py:name` or `module:name`: `(response, row) -> float | Verdict` or TRL's.
+def function(path: str, correct_from: float = 1.0) -> Check:
+    """A user's function, `file.py:name` or `module:name`: `(response, row) -> float | Verdict | None` or TRL's.
 
-    It is loaded on first use, which in the pool is in the workers only. Whether its rewards are graded is not known.
+    It is loaded on first use, which in the pool is in the workers only. Whether its rewards are graded is known only if
+    it has an attribute `graded`.
     """
-    load = cache(lambda: adapt(load_function(path), path))
-    return Check(full=lambda response, row: as_verdict(load()(response, row)), prepare=load, graded=None)
+    given = cache(lambda: load_function(path))
+    load = cache(lambda: adapt(given(), path))
+
+    def declares() -> bool | None:
+        found = getattr(given(), "graded", None)
+        if found not in (None, True, False):
+            raise UsageError(f"{path} has the attribute graded = {found!r}; it can be True or False.")
+        return found
+
+    return Check(
+        full=lambda response, row: as_verdict(load()(response, row), correct_from),
+        prepare=lambda: (load(), declares()),
+        graded=None,
+        declares=declares,
+    )
 
 
 def load_function(path: str) -> Callable[..., Any]:
@@ -90,7 +104,7 @@ def trl_columns(response: str, row: Row) -> dict[str, list[Any]]:
     return {"prompts": [prompt], "completions": [completion], **others}
 
 
-def reasoning_gym(task: str | None = None, after: str | None = None) -> Check:
+def reasoning_gym(task: str | None = None, after: str | None = None, correct_from: float = 1.0) -> Check:
     r"""reasoning-gym's own scorer of a task: `task`, or the one that the row's `metadata` names. Graded.
 
     The answer is the last box, or <answer>...</answer>, or what stands behind `after`; else the whole response.
@@ -104,7 +118,7 @@ def reasoning_gym(task: str | None = None, after: str | None = None) -> Check:
         if not answer:
             return NO_ANSWER
         entry = {**row, "metadata": metadata(row)}
-        return as_verdict(scorer(name)(answer, entry))
+        return as_verdict(scorer(name)(answer, entry), correct_from)
 
     return Check(full=score, prepare=lambda: importlib.import_module("reasoning_gym"), graded=True, gold=gym_gold)
 

@@ -43,7 +43,7 @@ class Rules:
 
 RULES = {
     "strict": Rules(),
-    "lenient": Rules(unboxed=True, percent="either", set_relations=True),
+    "lenient": Rules(boxes="sentence", unboxed=True, percent="either", set_relations=True),
     "math_verify": Rules(boxes="math_verify", unboxed=True, max_chars=100_000),
 }
 _INTEGER = re.compile(r"-?[0-9]{1,300}")
@@ -87,7 +87,7 @@ def gold_response(row: Row) -> str:
 
 def gold_texts(row: Row, rules: Rules) -> list[str]:
     """The gold answers as bare text; one list of them where all must be given."""
-    texts = extract.gold_texts(row, rules.after)
+    texts = extract.gold_texts(row, rules.after, rules.boxes)
     return [", ".join(texts)] if rules.answers == "all" else texts
 
 
@@ -121,6 +121,8 @@ def same_cheaply(answer: str, gold: str, rules: Rules) -> bool | None:
         a, b = numbers.without_unit(a), numbers.without_unit(b)
     if a.replace(", ", ",") == b.replace(", ", ","):
         return True if a else None
+    if rules.commas and (grouped := (numbers.ungroup(answer), numbers.ungroup(gold))) != (answer, gold):
+        return same_cheaply(*grouped, rules)
     same = partial(numbers.same_number, percent=rules.percent, precision=rules.precision, tolerance=rules.tolerance)
     x, y = numbers.read(a), numbers.read(b)
     if x is None or y is None:

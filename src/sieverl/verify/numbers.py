@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 _NOISE = re.compile(r"\\!|\\,(?=[0-9]{3}(?![0-9]))|\\?\$|\\(?:left|right)(?![a-zA-Z])|\\displaystyle(?![a-zA-Z])")
+_THIN = re.compile(r"(?<=[0-9])(?:,\\!\s*|\{,\}(?:\\!\s*)?)(?=[0-9]{3}(?![0-9]))")
 _DOUBLE = re.compile(r"\\\\\s*")  # a doubled backslash: escaped once too often, or the line end of a matrix
 _BLANK = re.compile(r"(?:\\[,;: ]|~|\s)+")
 # Only blanks that carry nothing go: not those of `3 1/2`, nor that of the list `1, 200`.
@@ -39,6 +40,15 @@ class Exact(NamedTuple):
     percent: bool
     grouped: bool
     e_notation: bool
+
+
+def ungroup(text: str, by: str = "") -> str:
+    r"""A text whose numbers have no commas with a thin space or in braces, which group digits and nothing else.
+
+    >>> ungroup(r"11,\!111,\!100"), ungroup("(2{,}000, 1,200)"), ungroup(r"3,\!14")
+    ('11111100', '(2000, 1,200)', '3,\\!14')
+    """
+    return _THIN.sub(by, text)
 
 
 @lru_cache(4096)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 from collections import Counter, deque
@@ -13,10 +12,11 @@ from typing import Any
 from sieverl.errors import DataError, UsageError
 from sieverl.types import Row, Status, Verdict
 from sieverl.verify.check import REFUSED
-from sieverl.verify.process import START_S, Worker
+from sieverl.verify.process import START_S, GarbledError, Worker
 from sieverl.verify.registry import describe
 
 BATCH = 16
+REASONS = 100  # kinds of errors that are told apart
 TIMEOUT = Verdict(0.0, False, Status.VERIFIER_TIMEOUT)
 FATAL = {"usage": UsageError, "data": DataError}
 
@@ -72,6 +72,7 @@ class Pool:
         self._idle = 0
         self._failure: BaseException | None = None
         self._closed = False
+        self._ready: dict[str, Any] | None = None  # what a worker said of the verifier
         if not self.check.total:
             self._grow()
 
@@ -98,6 +99,17 @@ class Pool:
         found = self._wait(basket)
         return [found[index] for index in range(len(pairs))]
 
+    def graded(self) -> bool | None:
+        """Whether rewards mean more than right and wrong; None if a user's function does not say so."""
+        if self.check.graded is not None:
+            return self.check.graded
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready is not None or self._failure is not None)
+            if self._ready is None:
+                assert self._failure is not None
+                raise self._failure
+            return self._ready["graded"]
+
     def close(self) -> None:
         """Kill the workers; what is still being scored is lost."""
         with self._changed:
@@ -108,7 +120,7 @@ class Pool:
         for _ in self._threads:
             self._tasks.put(None)
         for worker in workers:
-            worker.process.kill()
+            worker.end()
         for thread in self._threads:
             thread.join()
 
@@ -162,12 +174,16 @@ class Pool:
         worker = Worker()
         with self._changed:
             self._workers.add(worker)
-            if self._closed:
-                worker.process.kill()
+            closed = self._closed
+        if closed:
+            worker.end()
         try:
             worker.send(self._config, START_S)
             ready = worker.receive(START_S)
-        except (OSError, EOFError, json.JSONDecodeError) as error:
+        except GarbledError as error:
+            self._discard(worker)
+            raise UsageError(f"The verifier wrote to its worker's channel while it was loaded: {error}.") from error
+        except (OSError, EOFError) as error:
             self._discard(worker)
             raise UsageError(
                 f"The verifier's worker process does not start (exit code {worker.process.returncode}); "
@@ -176,6 +192,9 @@ class Pool:
         if "fatal" in ready:
             self._discard(worker)
             raise FATAL[ready["fatal"]](ready["message"])
+        with self._changed:
+            self._ready = ready
+            self._changed.notify_all()
         return worker
 
     def _discard(self, worker: Worker) -> None:
@@ -203,11 +222,11 @@ class Pool:
         left = deque(batch)
         while left:
             try:
-                if worker.process.poll() is not None:  # it died while it had nothing to do: nobody's fault
+                if not worker.quiet():  # it died while it had nothing to do, or something writes: not this one's fault
                     worker = self._replace(worker)
-                worker.send([[task.response, task.row] for task in left], self._timeout_s)
+                worker.ask([(task.response, task.row) for task in left], self._timeout_s)
                 while left:
-                    reply = worker.receive(self._timeout_s)
+                    reply = worker.reply(self._timeout_s)
                     if "fatal" in reply:
                         raise FATAL[reply["fatal"]](reply["message"])
                     self._finish(left.popleft(), self._verdict(reply))
@@ -219,7 +238,10 @@ class Pool:
                 with self._changed:
                     self.timeouts += 1
                 self._finish(left.popleft(), TIMEOUT)
-            except (OSError, EOFError, json.JSONDecodeError) as error:
+            except GarbledError as error:
+                worker = self._replace(worker)
+                self._finish(left.popleft(), self._verdict({"error": f"the worker's channel held {error}"}))
+            except (OSError, EOFError) as error:
                 if self._closed:
                     raise
                 code = worker.exit_code()
@@ -235,10 +257,10 @@ class Pool:
 
     def _verdict(self, reply: Mapping[str, Any]) -> Verdict:
         if "error" not in reply:
-            reward, correct, status = reply["verdict"]
-            return Verdict(reward, correct, Status(status))
+            reward, correct, status, parts = reply["verdict"]
+            return Verdict(reward, correct, Status(status), parts)
         with self._changed:
             self.errors += 1
-            if len(self.reasons) < 100 or reply["error"] in self.reasons:
-                self.reasons[reply["error"]] += 1
+            known = len(self.reasons) < REASONS or reply["error"] in self.reasons
+            self.reasons[reply["error"] if known else "other errors"] += 1
         return REFUSED

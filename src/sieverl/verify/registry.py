@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sieverl.errors import UsageError, nearest
 from sieverl.types import Row, Verdict
-from sieverl.verify.check import Check
+from sieverl.verify.check import NOT_APPLICABLE, Check
 from sieverl.verify.exact import choice, number, regex, string
 from sieverl.verify.functions import function, reasoning_gym
 from sieverl.verify.math import Rules, math
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from sieverl.verify.pool import Pool
 
 
-def weighted(parts: Sequence[Mapping[str, Any]] = ()) -> Check:
-    """The weighted sum of several verifiers' rewards; `correct` and `status` are those of the first part.
+def weighted(parts: Sequence[Mapping[str, Any]] = (), correct_from: float = 1.0) -> Check:
+    """The weighted sum of several verifiers' rewards; `correct` and `status` are those of the first that applies.
 
     Each part is a specification with a `weight` besides (1 if left out); so the main verifier stands first, and a small
-    reward for the form behind it. Graded.
+    reward for the form behind it. A function that returns None does not apply and adds nothing. `correct_from` is that
+    of the parts which have none of their own. Graded.
 
     >>> parts = [{"name": "number"}, {"name": "string", "weight": 0.5}]
     >>> weighted(parts)("it is 4", {"answer": "4"})
@@ -36,11 +37,23 @@ def weighted(parts: Sequence[Mapping[str, Any]] = ()) -> Check:
     for weight in weights:
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise UsageError(f"verify.parts has the weight {weight!r}; a weight is a number.")
-    checks = [describe({key: value for key, value in part.items() if key != "weight"}) for part in parts]
+    shared = {} if correct_from == 1.0 else {"correct_from": correct_from}
+    checks = [
+        describe((shared if takes(part, "correct_from") else {}) | {k: v for k, v in part.items() if k != "weight"})
+        for part in parts
+    ]
+    names = part_names(parts)
 
     def add(verdicts: Sequence[Verdict]) -> Verdict:
-        total = sum(weight * verdict.reward for weight, verdict in zip(weights, verdicts, strict=True))
-        return Verdict(float(total), verdicts[0].correct, verdicts[0].status)
+        applied = [(weight, v) for weight, v in zip(weights, verdicts, strict=True) if v is not NOT_APPLICABLE]
+        if not applied:
+            return NOT_APPLICABLE
+        told: dict[str, float | None] = {}
+        for name, verdict in zip(names, verdicts, strict=True):
+            told[name] = None if verdict is NOT_APPLICABLE else verdict.reward
+            told |= {f"{name}/{inner}": reward for inner, reward in verdict.parts.items()}
+        main = applied[0][1]
+        return Verdict(float(sum(weight * v.reward for weight, v in applied)), main.correct, main.status, told)
 
     def cheap(response: str, row: Row) -> Verdict | None:
         verdicts = [check.cheap(response, row) for check in checks]
@@ -55,6 +68,27 @@ def weighted(parts: Sequence[Mapping[str, Any]] = ()) -> Check:
         graded=True,
         gold=checks[0].gold,
     )
+
+
+def part_names(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the parts of a sum are called in the metrics: a function by its own name, no two alike.
+
+    >>> part_names([{"name": "math"}, {"name": "mine.py:brief"}, {"name": "math", "rules": "lenient"}])
+    ['math', 'brief', 'math_2']
+    """
+    names: list[str] = []
+    for part in parts:
+        name, number = str(part.get("name")).rpartition(":")[2], 1
+        while (unique := name if number == 1 else f"{name}_{number}") in names:
+            number += 1
+        names.append(unique)
+    return names
+
+
+def takes(spec: Mapping[str, Any], option: str) -> bool:
+    """Whether a verifier has an option."""
+    name = spec.get("name")
+    return option == "correct_from" if ":" in str(name) else name in VERIFIERS and option in options(str(name))
 
 
 VERIFIERS: dict[str, Callable[..., Check]] = {
@@ -72,7 +106,7 @@ def options(name: str) -> dict[str, Any]:
     """The options of a named verifier and their defaults.
 
     >>> options("reasoning_gym")
-    {'task': None, 'after': None}
+    {'task': None, 'after': None, 'correct_from': 1.0}
     """
     known = {key: parameter.default for key, parameter in inspect.signature(VERIFIERS[name]).parameters.items()}
     if known.pop("options", None):
@@ -90,9 +124,10 @@ def describe(spec: Mapping[str, Any]) -> Check:
     name = spec.get("name")
     given = {key: value for key, value in spec.items() if key != "name"}
     if isinstance(name, str) and ":" in name:
-        if given:
-            raise UsageError(f"verify.{min(given)} is no option of a function ({name}); it takes none.")
-        return function(name)
+        if other := given.keys() - {"correct_from"}:
+            raise UsageError(f"verify.{min(other)} is no option of a function ({name}); it has correct_from.")
+        check_type("correct_from", given.get("correct_from", 1.0), 1.0)
+        return function(name, **given)
     if name not in VERIFIERS:
         raise UsageError(
             f"Unknown verifier {name!r}; known are {', '.join(VERIFIERS)}, "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sieverl.types import Row, Verdict
 from sieverl.verify.check import NO_ANSWER, REFUSED, TooBig, binary, golds
-from sieverl.verify.numbers import DEGREES
+from sieverl.verify.numbers import DEGREES, ungroup
 
 if TYPE_CHECKING:
     from sieverl.verify.math import Rules
@@ -51,7 +51,7 @@ def same(answer: str, gold: str, rules: Rules) -> bool:
 
 def unboxed(response: str, gold_texts: list[str], rules: Rules) -> Verdict:
     """The verdict of a response without a box: what Math-Verify finds in its end ("the answer is ...", or the last)."""
-    text = response[-TAIL:]
+    text = ungroup(response[-TAIL:]) if rules.commas else response[-TAIL:]
     if "$" not in text:
         text = _E_NOTATION.sub(r"$\1\\times 10^{\2}$", text)
     found = parse(text, rules)
@@ -88,8 +88,7 @@ def rewrite(text: str, rules: Rules) -> str:
         text = text if rules.percent == "drop" else rf"\frac{{{text}}}{{100}}"
     if rules.units:
         text = DEGREES.sub("", text)
-    if not rules.commas:
-        text = _THOUSANDS.sub(", ", text)
+    text = ungroup(text) if rules.commas else _THOUSANDS.sub(", ", text)
     return _E_NOTATION.sub(r"\1\\times 10^{\2}", text) if rules.e_notation else text
 
 
