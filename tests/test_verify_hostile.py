@@ -52,10 +52,13 @@ USER = """
             for fd in channels():
                 while True: os.write(fd, b"x"), time.sleep(0.05)
         if what == "twice":
-            line = json.dumps({"id": asked(), "verdict": [-1.0, False, "incorrect"]}) + "\\n"
+            line = json.dumps({"id": asked(), "verdict": [-1.0, False, "incorrect", {}]}) + "\\n"
+            [os.write(fd, line.encode()) for fd in channels()]
+        if what == "malformed":
+            line = json.dumps({"id": asked(), **eval(rest)}) + "\\n"
             [os.write(fd, line.encode()) for fd in channels()]
         if what == "late":
-            line = json.dumps({"id": asked(), "verdict": [-1.0, False, "incorrect"]}) + "\\n"
+            line = json.dumps({"id": asked(), "verdict": [-1.0, False, "incorrect", {}]}) + "\\n"
             write = lambda: [os.write(fd, line.encode()) for fd in channels()]
             threading.Timer(float(rest), write).start()
         if what == "standard":
@@ -139,6 +142,13 @@ def test_I3_a_line_without_an_end_stays_within_the_limits(user, how):
         verdicts = pool.verdicts([(response, {"reward": 1}) for response in ("fine", how, "fine")])
         assert [v.correct for v in verdicts] == [True, False, True]
         assert pool.errors + pool.timeouts == 1
+
+
+@pytest.mark.parametrize("reply", ["{}", "{'verdict': 1}", "{'verdict': [1.0, True, 'right', {}]}"])
+def test_I3_a_malformed_reply_under_the_right_id_costs_one_response(user, reply):
+    with Pool(user, workers=1) as pool:
+        assert rewards(pool, ["fine", f"malformed {reply}", "fine"]) == [0, None, 2]
+        assert (pool.errors, pool.restarts) == (1, 1)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -229,7 +229,8 @@ class Pool:
                     reply = worker.reply(self._timeout_s)
                     if "fatal" in reply:
                         raise FATAL[reply["fatal"]](reply["message"])
-                    self._finish(left.popleft(), self._verdict(reply))
+                    verdict = self._verdict(reply)
+                    self._finish(left.popleft(), verdict)
                     if "last" in reply:
                         worker = self._replace(worker)
                         break
@@ -257,8 +258,11 @@ class Pool:
 
     def _verdict(self, reply: Mapping[str, Any]) -> Verdict:
         if "error" not in reply:
-            reward, correct, status, parts = reply["verdict"]
-            return Verdict(reward, correct, Status(status), parts)
+            try:
+                reward, correct, status, parts = reply["verdict"]
+                return Verdict(float(reward), bool(correct), Status(status), dict(parts))
+            except (KeyError, TypeError, ValueError) as error:
+                raise GarbledError(f"{str(reply)[:60]}, which is no verdict") from error
         with self._changed:
             self.errors += 1
             known = len(self.reasons) < REASONS or reply["error"] in self.reasons
