@@ -24,6 +24,7 @@ from sieverl.packing import Sample, layout
 from sieverl.rollout.protocol import Request, Sampling
 from sieverl.rollout.torch_engine import TorchEngine
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the libraries
 QUICK = ("mistral window", "qwen2_moe window", "deepseek_v3", "qwen3_next", "falcon_h1")
 # the rows of an audit: which families were silently wrong or failed with a traceback
 AUDIT = {
@@ -283,6 +284,14 @@ def test_M11_adapters_on_the_output_layer_are_refused(directory, tmp_path, capsy
     assert directory("llama", "--model.lora.rank", "2", "--model.lora.targets", "lm_head,q_proj") == 2
     err = capsys.readouterr().err
     assert "the LoRA adapters stand on the output layer" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_adapters_on_layers_that_are_not_there_are_refused_in_one_line(directory, tmp_path, capsys):
+    assert directory("llama", "--model.lora.rank", "2", "--model.lora.targets", "nope") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("sieverl: model.lora.targets = 'nope' does not fit LlamaForCausalLM")
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
 

@@ -291,7 +291,15 @@ def ignorable():
     reweigh(lambda tensors: {**tensors, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(16)})
 
 
-@pytest.mark.parametrize("change", [sharded, bfloat16, both_kinds, more_rows, untied, ignorable])
+def test_I5_an_added_token_without_an_embedding_may_not_stand_in_a_prompt(work, sieverl):
+    added_token()
+    row = json.dumps({"prompt": "1+<tool>", "answer": "2"}) + "\n"
+    (work / "data.jsonl").write_text(row * 4)
+    one_line(sieverl("train", "r.toml", "--run-dir", "run"), 3, "'<tool>'", "embeddings")
+    assert not (work / "run").exists()
+
+
+@pytest.mark.parametrize("change", [added_token, sharded, bfloat16, both_kinds, more_rows, untied, ignorable])
 def test_I1_what_is_whole_loads(work, sieverl, change):
     change()
     code, err = sieverl("eval", "--model", "m", *EVAL, "--output", "a.json")

@@ -43,6 +43,9 @@ REFUSED = {
     "rwkv": "transformers' own backward of it fails (a state is changed in place)",
     "xlstm": "transformers keeps its state in a form whose rows cannot be taken apart",
 }
+# Constants (positions, decays, masks) are in the dtype of the weights in these families, but for frequencies.
+CAST_BUFFERS = kinds("minimax openai-gpt xglm")
+EXACT_BUFFERS = kinds("inv_freq original_inv_freq")
 ATTENTION = {"full_attention", "sliding_attention"}
 
 

@@ -68,22 +68,28 @@ class Policy:
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Compute in the recipe's dtype: meanwhile the modules hold copies in it, through which gradients flow."""
-        slots = []
+        slots: list[tuple[dict[str, Any], str, Tensor]] = []
         if self.compute == torch.bfloat16:
             copies: dict[int, Tensor] = {}
             for path, module in self.causal.named_modules():
                 for name, p in module._parameters.items():
                     if p is not None and not self._stays_float32(f"{path}.{name}"):
                         slots.append((module._parameters, name, p))
-            for parameters, name, p in slots:
+                if self.causal.config.model_type in families.CAST_BUFFERS:
+                    slots += [
+                        (module._buffers, name, x)
+                        for name, x in module._buffers.items()
+                        if x is not None and x.is_floating_point() and name not in families.EXACT_BUFFERS
+                    ]
+            for held, name, p in slots:
                 if id(p) not in copies:
                     copies[id(p)] = p.to(self.compute)
-                parameters[name] = copies[id(p)]
+                held[name] = copies[id(p)]
         try:
             yield
         finally:
-            for parameters, name, p in slots:
-                parameters[name] = p
+            for held, name, p in slots:
+                held[name] = p
 
     def _stays_float32(self, name: str) -> bool:
         """Whether the family computes with this parameter in float32 whatever the dtype (states of Mamba, say)."""
@@ -164,7 +170,7 @@ class Policy:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states, [..., V], in the dtype of the forward."""
-        return finish_logits(self.head(hidden), self.scale, self.softcap)
+        return finish_logits(self.head(hidden.to(self.head.weight.dtype)), self.scale, self.softcap)
 
     def logp(self, hidden_TD: Tensor, target_T: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
         """Log-probs of `target_T` at `temperature`, [T], and the entropies, [T] (zeros unless asked for)."""

@@ -99,6 +99,21 @@ def load_model(path: str, dtype: str = "float32", device: str = "cpu", implement
     return model.to(device).eval()
 
 
+def new_adapters(model: Any, rank: int, alpha: float, targets: str) -> Any:
+    """`model` with fresh LoRA adapters on the layers that `targets` names with commas, or on "all-linear" ones."""
+    from peft import LoraConfig, get_peft_model
+
+    layers: Any = targets if targets == "all-linear" else [name.strip() for name in targets.split(",")]
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=layers)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of renamings that have nothing to do with this model
+            return get_peft_model(model, config)
+    except ValueError as error:  # no such layer, or one that takes no adapter
+        first = str(error).strip().splitlines()[0][:200]
+        raise UsageError(f"model.lora.targets = {targets!r} does not fit {type(model).__name__}: {first}") from error
+
+
 def load_adapters(model: Any, path: Path) -> Any:
     """`model` with the LoRA adapters of a directory on it, trainable, every one of them read from the file."""
     from peft import PeftModel, get_peft_model_state_dict

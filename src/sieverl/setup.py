@@ -38,6 +38,7 @@ from sieverl.model_files import (
     load_adapters,
     load_model,
     load_tokenizer,
+    new_adapters,
     stop_ids,
 )
 from sieverl.recipe import Recipe, load, to_toml
@@ -199,12 +200,8 @@ def load_policy(recipe: Recipe, path: str, device: str, found: Path | None, toke
     if lora.rank and found:
         model = load_adapters(model, found)
     elif lora.rank:
-        from peft import LoraConfig, get_peft_model
-
         torch.manual_seed(recipe.seed)
-        targets: Any = lora.targets if lora.targets == "all-linear" else lora.targets.split(",")
-        config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets)
-        model = get_peft_model(model, config)
+        model = new_adapters(model, lora.rank, lora.alpha, lora.targets)
     policy = Policy(model, tokenizer, DTYPES[recipe.dtype])
     _check_head(policy, full)
     return policy
