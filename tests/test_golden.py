@@ -36,6 +36,7 @@ SIZES: dict[str, Any] = {
     "data.options.size": 200,
     "data.check_gold": 0,
     "evaluate.source": "",
+    "evaluate.every": 0,
     "rollout.prompts": 4,
     "rollout.samples": 4,
     "rollout.max_tokens": 40,

@@ -29,7 +29,7 @@ FLOORS = [
         "verify",
         "metrics",
     ],
-    ["attention", "norm", "model", "model_files", "packing", "critic", "optimizer", "rollout"],
+    ["attention", "norm", "model", "model_files", "load_policy", "packing", "critic", "optimizer", "rollout"],
     ["learner", "gather", "evaluate", "benchmark", "checkpoint"],
     ["loop"],
     ["setup", "console", "plot", "listing"],

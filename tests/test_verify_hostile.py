@@ -257,7 +257,7 @@ TRAIN = """
     ("option", "code", "message"),
     [
         ("--rollout.max_tokens=100000", 2, "but the model takes"),
-        ("--model.path=empty", 3, "cannot load the model"),
+        ("--model.path=empty", 3, "empty holds no weights"),
         ("--model.device=cuda", 2, "PyTorch sees no GPU"),
         ("--verify.name=hostile.py:acht", 2, "has no function acht"),
         ("--verify.name=hostile.py:fail", 2, "NameError"),

@@ -27,11 +27,11 @@ def show_model(name: str) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from sieverl import families
-    from sieverl.loading import find_model, load_policy
+    from sieverl.loading import find_model, load_for_use
     from sieverl.rollout.torch_engine import chosen_ways
 
     disable_progress_bar()
-    policy = load_policy(find_model(name)[0], "float32")
+    policy = load_for_use(find_model(name)[0], "float32")
     config, ways = policy.causal.config, chosen_ways(policy)
     limit, why = families.longest(config)
     table = Table(title=f"{escape(name)}: {config.model_type}, {policy.causal.num_parameters():,} parameters")

@@ -205,14 +205,14 @@ def evaluate(
     from sieverl.data import Template, render
     from sieverl.data.chat import has_chat_template
     from sieverl.gather import Source
-    from sieverl.loading import load_policy, weights_hash
+    from sieverl.loading import load_for_use, weights_hash
     from sieverl.model_files import check_ids, stop_ids
     from sieverl.results import overview, sha256, show, versions, write
     from sieverl.rollout.protocol import Sampling
     from sieverl.rollout.torch_engine import TorchEngine
     from sieverl.verify import Pool
 
-    policy = load_policy(path, args.dtype)
+    policy = load_for_use(path, args.dtype)
     tokenizer, engine = policy.tokenizer, TorchEngine(policy, args.max_rows)
     chat = args.template == "chat" or (args.template == "auto" and has_chat_template(tokenizer))
     template = Template("chat" if chat else "plain", args.system, args.suffix)

@@ -7,13 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sieverl import checkpoint, setup
 from sieverl.errors import DataError
+from sieverl.load_policy import choose_device, load_policy
 from sieverl.model import Policy
 from sieverl.model_files import load_tokenizer, start_of_adapters
-from sieverl.recipe import build
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # weights, configuration, tokenizer
 
@@ -54,15 +52,11 @@ def download(name: str) -> Path:
         ) from error
 
 
-def load_policy(path: str, dtype: str) -> Policy:
+def load_for_use(path: str, dtype: str) -> Policy:
     """A model, or LoRA adapters on their start model, as it is in training."""
-    found, lora = None, {}
-    if (Path(path) / "adapter_config.json").is_file():
-        found, lora = Path(path), {"rank": 1}
-        path = start_of_adapters(found)
-    recipe = build({"dtype": dtype, "model": {"lora": lora}})
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return setup.load_policy(recipe, path, device, found, load_tokenizer(path))
+    found = Path(path) if (Path(path) / "adapter_config.json").is_file() else None
+    path = start_of_adapters(found) if found else path
+    return load_policy(path, load_tokenizer(path), dtype, choose_device("auto"), found=found)
 
 
 def weights_hash(model: Any) -> str:

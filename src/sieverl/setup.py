@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -27,20 +26,11 @@ from sieverl.files import write_text
 from sieverl.gather import Source
 from sieverl.learner import Learner
 from sieverl.listing import describe
+from sieverl.load_policy import choose_device, load_policy
 from sieverl.loop import Run, State
 from sieverl.metrics import MetricsLog
 from sieverl.model import Policy
-from sieverl.model_files import (
-    DTYPES,
-    check_attention,
-    check_ids,
-    check_vocabulary,
-    load_adapters,
-    load_model,
-    load_tokenizer,
-    new_adapters,
-    stop_ids,
-)
+from sieverl.model_files import check_attention, check_ids, load_model, load_tokenizer, stop_ids
 from sieverl.recipe import Recipe, load, to_toml
 from sieverl.rollout.protocol import Engine, Sampling
 from sieverl.rollout.torch_engine import TorchEngine, chosen_ways
@@ -109,7 +99,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     check_attention(recipe.model.attention)
     is_graded(recipe.verify.spec)  # refuses options that the verifier does not have
     _check_verifier_file(recipe.verify.name)
-    device = _device(recipe.model.device)
+    device = choose_device(recipe.model.device)
     heldout, prompts = _read_prompts(recipe, say)
     if line := left_out(recipe, algorithm):
         say(line)
@@ -133,7 +123,8 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     graded = pool.graded() if limits.graded is None else limits.graded
     _check_gold_answers(recipe, pool, prompts)
 
-    policy = load_policy(recipe, path, device, found, tokenizer)
+    lora = recipe.model.lora if recipe.model.lora.rank else None
+    policy = load_policy(path, tokenizer, recipe.dtype, device, recipe.model.attention, lora, recipe.seed, found)
     _check_context(recipe, policy, tokens)
     check_ids(policy.causal, tokenizer, tokens)
     eos = stop_ids(policy.causal, tokenizer)
@@ -186,73 +177,6 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
         _open_run_dir(run_dir, recipe, resume, state.step if found else -1)
     world.barrier()
     return Run(recipe, run_dir, algorithm, policy, learner, engine, source, held, reference, state, graded)
-
-
-# --- model ------------------------------------------------------------------------------------------
-
-
-def load_policy(recipe: Recipe, path: str, device: str, found: Path | None, tokenizer: Any) -> Policy:
-    """The policy to train: the start model, or the checkpoint's; with LoRA adapters where the recipe asks for them."""
-    lora = recipe.model.lora
-    full = str(found) if found and not lora.rank else path
-    model = load_model(full, recipe.dtype, device, recipe.model.attention)
-    check_vocabulary(model, tokenizer, path)
-    if lora.rank and found:
-        model = load_adapters(model, found)
-    elif lora.rank:
-        torch.manual_seed(recipe.seed)
-        model = new_adapters(model, lora.rank, lora.alpha, lora.targets)
-    policy = Policy(model, tokenizer, DTYPES[recipe.dtype])
-    _check_head(policy, full)
-    return policy
-
-
-def _check_head(policy: Policy, path: str) -> None:
-    """Our log-probs are made from hidden states and the output layer, of tokens that see none to their right.
-
-    A family with other last steps, or one that looks ahead, is refused by name.
-    """
-    families.check(policy.causal.config, path)
-    name = type(policy.causal).__name__
-    ids = torch.arange(8, device=policy.device)[None] % policy.head.weight.shape[0]
-    try:
-        with torch.no_grad():
-            ours, theirs = policy.logits(policy.hidden(ids)), policy.causal(input_ids=ids).logits
-            early = policy.logits(policy.hidden(ids[:, :4]))
-    except Exception as error:  # a family that takes other inputs may fail in any way
-        raise DataError(f"{path}: {name} is not supported; a trial ends in {type(error).__name__}: {error}") from error
-    for what, one, other in (
-        ("logits made from the last hidden states differ from the model's own", ours, theirs),
-        (
-            "a token's logits change with the tokens after it, so that it is no causal language model; they differ",
-            ours[:, :4],
-            early,
-        ),
-    ):
-        if not torch.allclose(one, other, atol=1e-3, rtol=1e-3):
-            gap = float((one - other).abs().max())
-            raise DataError(f"{path}: {what} by {gap:.3g}; {name} is not supported")
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UsageError(f"model.device is {name!r}, which PyTorch is not asked for; allowed: auto, cpu, cuda, cuda:1")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"model.device = {name!r}, but PyTorch sees no GPU here; use auto or cpu")
-    return name
-
-
-def _check_context(recipe: Recipe, policy: Policy, tokens: Sequence[Sequence[int]]) -> None:
-    limit, why = families.longest(policy.causal.config)
-    longest = max(map(len, tokens))
-    if limit and longest + recipe.rollout.max_tokens > limit:
-        raise UsageError(
-            f"the longest prompt has {longest} tokens and rollout.max_tokens = {recipe.rollout.max_tokens}: together "
-            f"{longest + recipe.rollout.max_tokens}, but the model takes {limit} ({why}); lower rollout.max_tokens or "
-            "data.max_prompt_tokens"
-        )
 
 
 # --- data -------------------------------------------------------------------------------------------
@@ -323,6 +247,17 @@ def _check_gold_answers(recipe: Recipe, pool: Pool, prompts: Sequence[Prompt]) -
         )
 
 
+def _check_context(recipe: Recipe, policy: Policy, tokens: Sequence[Sequence[int]]) -> None:
+    limit, why = families.longest(policy.causal.config)
+    longest = max(map(len, tokens))
+    if limit and longest + recipe.rollout.max_tokens > limit:
+        raise UsageError(
+            f"the longest prompt has {longest} tokens and rollout.max_tokens = {recipe.rollout.max_tokens}: together "
+            f"{longest + recipe.rollout.max_tokens}, but the model takes {limit} ({why}); lower rollout.max_tokens or "
+            "data.max_prompt_tokens"
+        )
+
+
 # --- run directory ----------------------------------------------------------------------------------
 
 
@@ -354,6 +289,7 @@ def _difference(recipe: Recipe, run_dir: Path) -> tuple[str, Any, Any] | None:
     if not (run_dir / "recipe.toml").is_file():
         return None
     before, now = load(run_dir / "recipe.toml").model_dump(), recipe.model_dump()
+    before["verify"].pop("graded"), now["verify"].pop("graded")  # compared with what was trained: _check_same_grades
     for key in now:
         if key in MAY_CHANGE or before[key] == now[key]:
             continue
