@@ -258,9 +258,9 @@ TRAIN = """
     [
         ("--rollout.max_tokens=100000", 2, "but the model takes"),
         ("--model.path=empty", 3, "empty holds no weights"),
-        ("--model.device=cuda", 2, "PyTorch sees no GPU"),
-        ("--verify.name=hostile.py:acht", 2, "has no function acht"),
-        ("--verify.name=hostile.py:fail", 2, "NameError"),
+        pytest.param("--model.device=cuda", 2, "PyTorch sees no GPU", marks=pytest.mark.slow),
+        pytest.param("--verify.name=hostile.py:acht", 2, "has no function acht", marks=pytest.mark.slow),
+        pytest.param("--verify.name=hostile.py:fail", 2, "NameError", marks=pytest.mark.slow),
     ],
 )
 def test_S11_a_load_that_fails_says_its_one_line(user, tmp_path, option, code, message):

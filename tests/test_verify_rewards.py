@@ -76,7 +76,12 @@ def test_S4_reasons_of_every_kind_are_counted(bad):
 
 @pytest.mark.parametrize("source", ["reasoning_gym:basic_arithmetic", ""])
 def test_S4_a_run_of_which_every_answer_is_an_error_stops_at_once(bad, capsys, source):
-    overrides = {"verify__name": "rbad.py:always", "data__check_gold": 0, "evaluate__source": source, "evaluate__every": int(bool(source))}
+    overrides = {
+        "verify__name": "rbad.py:always",
+        "data__check_gold": 0,
+        "evaluate__source": source,
+        "evaluate__every": int(bool(source)),
+    }
     assert command(bad, **overrides) == 5
     error = capsys.readouterr().err
     assert re.search(
@@ -91,7 +96,10 @@ def test_S4_a_run_of_which_every_answer_is_an_error_stops_at_once(bad, capsys, s
 
 
 def test_S4_the_console_shows_a_reason_once_and_counts(bad, capsys):
-    assert command(bad, verify__name="rbad.py:mostly", data__check_gold=0, evaluate__source="", evaluate__every=0, steps=3) == 0
+    assert (
+        command(bad, verify__name="rbad.py:mostly", data__check_gold=0, evaluate__source="", evaluate__every=0, steps=3)
+        == 0
+    )
     out = capsys.readouterr().out
     assert out.count("KeyError: 'no one' (rbad.py:5)") == 1
     assert out.count("verifier: 0 timeouts") == 3
