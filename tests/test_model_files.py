@@ -236,11 +236,17 @@ DAMAGES = {
 }
 
 
+QUICK = {
+    *("I1 missing", "I1 renamed", "I1 unexpected", "I2 no tokenizer", "I2 empty tokenizer", "I5 tokenizer larger"),
+    *("I5 header of 2^60", "I5 truncated", "I5 LFS pointer", "I5 pickle", "I5 GPTQ", "I5 shape", "I5 own code"),
+}
+
+
 def parameters(*names):
-    return pytest.mark.parametrize("damage", names or [*DAMAGES], ids=lambda name: name.replace(" ", "_"))
+    return pytest.mark.parametrize("damage", names, ids=lambda name: name.replace(" ", "_"))
 
 
-@parameters()
+@parameters(*(n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in DAMAGES))
 def test_I1_I2_I5_a_damaged_model_is_one_line_and_claims_no_run_directory(work, sieverl, damage):
     damaged, expected = DAMAGES[damage]
     damaged()
@@ -299,6 +305,7 @@ def test_I5_an_added_token_without_an_embedding_may_not_stand_in_a_prompt(work, 
     assert not (work / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [added_token, sharded, bfloat16, both_kinds, more_rows, untied, ignorable])
 def test_I1_what_is_whole_loads(work, sieverl, change):
     change()

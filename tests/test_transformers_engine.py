@@ -46,6 +46,7 @@ def test_greedy_tokens_are_those_of_the_built_in_engine(random_model):
     assert [r.tokens for r in theirs] == [r.tokens for r in TorchEngine(policy).sample(requests(1), sampling)]
 
 
+@pytest.mark.slow
 def test_sampling_follows_the_distribution(random_model):
     model = random_model()
     sampling, prompt = Sampling(2, (96,)), [5, 6]

@@ -74,7 +74,7 @@ def test_S4_reasons_of_every_kind_are_counted(bad):
         assert len(pool.reasons) <= 101
 
 
-@pytest.mark.parametrize("source", ["reasoning_gym:basic_arithmetic", ""])
+@pytest.mark.parametrize("source", [pytest.param("reasoning_gym:basic_arithmetic", marks=pytest.mark.slow), ""])
 def test_S4_a_run_of_which_every_answer_is_an_error_stops_at_once(bad, capsys, source):
     overrides = {
         "verify__name": "rbad.py:always",
@@ -273,7 +273,7 @@ def test_S3_none_does_not_apply_and_adds_nothing(mine):
     assert build({"name": "mine.py:own"})("x", {}).parts == {"a": 0.3, "b": None}
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_S3_parts_are_logged_apart_and_read_back(mine, workers):
     texts = [["right", "right none", "bad", "bad none"]]
     shape = {"verify__parts": PARTS, "verify__workers": workers, "checkpoint__every": 2}
