@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from sieverl import cli, families
+from sieverl.load_policy import check_family
 from sieverl.metrics import MetricsLog
 from sieverl.model import Policy
 from sieverl.packing import Sample, layout
@@ -304,3 +305,35 @@ def test_the_doctor_says_how_a_model_is_computed_and_why(directory, capsys):
     assert "packed tokens" in out
     assert "no step is written out for mistral with a sliding" in out
     assert cli.main(["doctor", "--model", "nowhere"]) == 3
+
+
+# --- families of text and pictures, trained on text ------------------------------------------------
+
+PICTURES = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 8,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "text"), [("gemma3", "gemma3"), ("gemma4", "gemma4"), ("llama4", "llama4_text")])
+def test_models_of_text_and_pictures_are_right_on_text(kind, text):
+    inner = {**SIZES, **FAMILIES[text][1], "model_type": FAMILIES[text][0]}
+    torch.manual_seed(0)
+    settings = AutoConfig.for_model(kind, text_config=inner, vision_config=PICTURES)
+    policy = Policy(AutoModelForCausalLM.from_config(settings).eval(), None)
+    check_family(policy, kind)
+    rollouts = TorchEngine(policy).sample(
+        [Request(i, p, 2, group=i) for i, p in enumerate(PROMPTS)], Sampling(30, (96,))
+    )
+    samples = [Sample(PROMPTS[r.prompt], r.tokens, [], 1.0) for r in rollouts]
+    where = layout(samples, torch.device("cpu"))
+    with torch.no_grad():
+        expected = torch.cat([logp_alone(policy.causal, s.prompt, list(s.response)) for s in samples])
+        ours_T, _ = policy.logp(policy.hidden_at(where), where.target_T, 1.0, False)
+    torch.testing.assert_close(ours_T, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.tensor([x for r in rollouts for x in r.logp]), expected, rtol=0, atol=1e-5)
