@@ -45,7 +45,7 @@ LINEAR = {
     "head_dim": 8,
 }
 MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_expand": 2, "mamba_n_groups": 1}
-WINDOW = {"sliding_window": 6}
+WINDOW = {"sliding_window": 16}
 MIXED = {**WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
 

@@ -1,6 +1,6 @@
 """A net under all families: each is right to rounding in learner and engine, or is refused by name.
 
-Rows are several times longer than windows (6) and original lengths (16), prompts are of different lengths, norms and
+Rows are several times longer than windows and original lengths (16), prompts are of different lengths, norms and
 biases are away from 1 and 0. The reference is transformers' own model with its eager attention, one response at a time.
 """
 
@@ -200,7 +200,7 @@ def test_a_trial_past_the_window_notices_a_window_in_the_mask(monkeypatch):
     policy = Policy(make("qwen2_moe window"), None)
     assert policy.ways.packed
     assert not policy.packs
-    assert policy.causal.config.sliding_window == 6, "the trial's narrow window is gone"
+    assert policy.causal.config.sliding_window == 16, "the trial's narrow window is gone"
 
 
 def test_a_family_whose_backward_fails_is_refused_by_name():
