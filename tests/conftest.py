@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from beartype import BeartypeConf, beartype
+from families import SIZES
 from jaxtyping import install_import_hook
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, too
@@ -20,18 +21,6 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 BASE = ROOT / "src" / "sieverl" / "assets" / "base"
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
 # family -> what differs from SIZES
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
