@@ -214,13 +214,13 @@ def evaluate(
 
     policy = load_for_use(path, args.dtype)
     tokenizer, engine = policy.tokenizer, TorchEngine(policy, args.max_rows)
-    console.print(f"{policy.causal.config.model_type}: {engine.ways}", style="dim")
     chat = args.template == "chat" or (args.template == "auto" and has_chat_template(tokenizer))
     template = Template("chat" if chat else "plain", args.system, args.suffix)
     tokens = [[render(tokenizer, prompt, template) for prompt in one.prompts] for one in tasks]
     for one, rendered in zip(tasks, tokens, strict=True):
         check_context(policy, one, rendered)
         check_ids(policy.causal, tokenizer, rendered)
+    console.print(f"{policy.causal.config.model_type}: {engine.ways}", style="dim")
     model = {
         "name": args.model,
         "path": path,
