@@ -6,7 +6,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://do
 TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
 
 # what is learnt: every line of it is run by its tests
-PURE := src/sieverl/algorithm.py,src/sieverl/credit.py,src/sieverl/objective.py,src/sieverl/axes.py
+PURE := src/sieverl/algorithms/*.py
 
 .PHONY: setup demo test test-slow test-gpu lint bench clean
 

@@ -22,14 +22,15 @@ from bench.products import Products
 from bench.workloads import WORKLOADS, Workload, boxed, even, read_prompts
 from sieverl.algorithms import get_algorithm
 from sieverl.data import Cursor
-from sieverl.gather import Source, gather
-from sieverl.learner import Learner
-from sieverl.model import Policy
-from sieverl.model_files import DTYPES, load_model, load_tokenizer, stop_ids
-from sieverl.packing import pack
-from sieverl.recipe import Train
-from sieverl.rollout.protocol import Request, Sampling
-from sieverl.rollout.torch_engine import TorchEngine
+from sieverl.engines.builtin import BuiltinEngine
+from sieverl.engines.protocol import Request, SamplingParams
+from sieverl.learner.batches import pack
+from sieverl.learner.learner import Learner
+from sieverl.model.load import DTYPES, load_model, load_tokenizer, stop_ids
+from sieverl.model.policy import Policy
+from sieverl.recipe import Rollout, Train
+from sieverl.rollout.collect import collect_rollouts
+from sieverl.rollout.environment import Environment, PromptSet
 from sieverl.rollout.verified import sample_verified
 from sieverl.types import Prompt
 from sieverl.verify import Pool
@@ -44,32 +45,35 @@ class Side:
     """A model, what samples from it, what scores and what trains it; `rows` are the prompts, in order."""
 
     workload: Workload
-    source: Source
+    environment: Environment
+    prompts: PromptSet
     learner: Learner
     rows: list[dict[str, str]]
     steps: int = 0
     lengths: tuple[list[int], list[int]] = ([], [])  # of the prompts and the responses of the last rollout
 
-    def batch(self, prompts: int) -> Source:
-        """The next `prompts` prompts as a source of their own, repeated when used up; noise differs each time."""
+    def batch(self, prompts: int) -> PromptSet:
+        """The next `prompts` prompts as a set of their own, repeated when used up; noise differs each time."""
         first = self.steps * prompts
         self.steps += 1
         index = [i % len(self.rows) for i in range(first, first + prompts)]
         chosen = [Prompt(i, self.rows[i]["question"], self.rows[i]) for i in index]
-        tokens = [self.source.tokens[i] for i in index]
-        return replace(self.source, prompts=chosen, tokens=tokens, seed=self.source.seed + self.steps)
+        tokens = [self.prompts.prompt_tokens[i] for i in index]
+        return replace(self.prompts, prompts=chosen, prompt_tokens=tokens, seed=self.prompts.seed + self.steps)
 
 
 def make_side(workload: Workload, model: Path, dtype: str, train: Train, rows: list[dict[str, str]], seed: int) -> Side:
     """Load everything. The clock of no step covers this."""
     tokenizer = load_tokenizer(str(model))
     policy = Policy(load_model(str(model), dtype), tokenizer, DTYPES[dtype])
-    sampling = Sampling(workload.max_tokens, stop_ids(policy.causal, tokenizer))
+    sampling = SamplingParams(workload.max_tokens, stop_ids(policy.causal, tokenizer))
     tokens = [tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in rows]
-    engine = TorchEngine(policy, MAX_ROWS)
+    engine = BuiltinEngine(policy, MAX_ROWS)
     pool = Pool(VERIFIERS[workload.reward])
-    source = Source([], tokens, engine, pool, tokenizer, sampling, seed * 1000)
-    return Side(workload, source, Learner(policy, get_algorithm("grpo"), train), rows)
+    prompts = PromptSet([], tokens, sampling, seed * 1000)
+    return Side(
+        workload, Environment(engine, pool, tokenizer), prompts, Learner(policy, get_algorithm("grpo"), train), rows
+    )
 
 
 def rl_step(
@@ -81,24 +85,23 @@ def rl_step(
     samples: int | None = None,
 ) -> Row:
     """Rollout, reward, credit and update. `everything`: responses without an advantage are computed all the same."""
-    w, learner, engine = side.workload, side.learner, side.source.engine
+    w, learner = side.workload, side.learner
     learner.algorithm = get_algorithm(algorithm)
     if micro_batch_tokens:
         learner.settings = learner.settings.model_copy(update={"micro_batch_tokens": micro_batch_tokens})
-    source = side.batch(prompts or w.prompts)
+    chosen = side.batch(prompts or w.prompts)
+    size = Rollout(prompts=len(chosen.prompts), samples=samples or w.samples)
     tokens_before, forwards_before = learner.tokens_seen, learner.forwards
     began = time.perf_counter()
-    batch = gather(
-        source, learner.algorithm, Cursor(), len(source.prompts), samples or w.samples, graded=lambda reward_R: False
-    )
+    batch = collect_rollouts(side.environment, chosen, learner.algorithm, Cursor(), size)
     sampled = time.perf_counter()
     credit = learner.algorithm.credit(batch.responses)
     if everything:
         credit = replace(credit, keep=np.ones_like(credit.keep))
-    batches = pack(batch.responses, credit, batch.mine, learner.algorithm, 1)
+    batches = pack(batch.responses, credit, batch.rollouts, learner.algorithm, 1)
     learner.score(batches)
     learner.update(batches)
-    engine.load(learner.policy.model, version=side.steps)
+    side.environment.engine.load(learner.policy.weights(), version=side.steps)
     ended = time.perf_counter()
     length_R = batch.responses.length_R
     return {
@@ -118,19 +121,19 @@ def rl_step(
 
 def rollout(side: Side) -> Row:
     """One batch of responses, without rewards."""
-    w, engine = side.workload, side.source.engine
-    source = side.batch(w.prompts)
+    w, engine = side.workload, side.environment.engine
+    chosen = side.batch(w.prompts)
     slots = engine.slots
     asked = [
-        Request(p.id, ids, w.samples, source.seed, group=g)
-        for g, (p, ids) in enumerate(zip(source.prompts, source.tokens, strict=True))
+        Request(p.id, ids, w.samples, chosen.seed, group=g)
+        for g, (p, ids) in enumerate(zip(chosen.prompts, chosen.prompt_tokens, strict=True))
     ]
     began = time.perf_counter()
-    found = engine.sample(asked, source.sampling)
+    found = engine.sample(asked, chosen.sampling)
     seconds = time.perf_counter() - began
     lengths = [len(r.tokens) for r in found]
     tokens = sum(lengths)
-    side.lengths = ([len(ids) for ids in source.tokens], lengths)
+    side.lengths = ([len(ids) for ids in chosen.prompt_tokens], lengths)
     return {
         "seconds": seconds,
         "tokens": tokens,
@@ -144,10 +147,9 @@ def rollout(side: Side) -> Row:
 
 def accuracy(side: Side, rows: Sequence[dict[str, str]], samples: int, seed: int) -> float:
     """avg@k over `rows` at temperature 1."""
-    source = side.source
-    ids = [source.tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in rows]
+    ids = [side.environment.tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in rows]
     asked = [Request(i, tokens, samples, seed, group=i) for i, tokens in enumerate(ids)]
-    found = sample_verified(source.engine, source.tokenizer, source.pool, asked, dict(enumerate(rows)), source.sampling)
+    found = sample_verified(side.environment, asked, dict(enumerate(rows)), side.prompts.sampling)
     return sum(s.verdict.correct for s in found) / len(found)
 
 
@@ -187,7 +189,7 @@ def main() -> None:
     known: dict[str, Callable[..., Row]] = {"step": rl_step, "rollout": rollout, "products": bare}
     for request in requests():
         write(known[request.pop("do")](side, **request))
-    side.source.pool.close()
+    side.environment.pool.close()
 
 
 if __name__ == "__main__":

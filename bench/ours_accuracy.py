@@ -52,7 +52,7 @@ def main() -> None:
             target = now + options.gain if target is None else target
             if now >= target:
                 break
-    side.source.pool.close()
+    side.environment.pool.close()
 
 
 if __name__ == "__main__":

@@ -21,23 +21,24 @@ from bench.peers.serve import open_output, peak_mb, requests
 from bench.products import Products
 from bench.workloads import WORKLOADS, Workload, shape
 from sieverl.algorithms import get_algorithm
-from sieverl.learner import Learner
-from sieverl.model import Policy
-from sieverl.model_files import DTYPES
-from sieverl.packing import Sample, layout, micro_batches, pack
+from sieverl.learner.batches import Sample, micro_batches, pack
+from sieverl.learner.learner import Learner
+from sieverl.model.load import DTYPES
+from sieverl.model.packed import layout
+from sieverl.model.policy import Policy
 from sieverl.recipe import Train
-from sieverl.types import Credit, Responses
+from sieverl.types import Credit, Responses, Rollout
 
 Row = dict[str, Any]
 
 
 @dataclass
 class Update:
-    """A learner and one batch of responses, whose tokens stand in `mine` by row."""
+    """A learner and one batch of responses, whose tokens stand in `rollouts` by row."""
 
     learner: Learner
     responses: Responses
-    mine: dict[int, Sample]
+    rollouts: dict[int, Rollout]
     products: Products
 
     def run(
@@ -53,7 +54,7 @@ class Update:
         learner.algorithm = get_algorithm(algorithm)
         self._budget(micro_batch_tokens)
         credit = learner.algorithm.credit(self.responses) if keep is None else self._part(keep, groups)
-        batches = pack(self.responses, credit, self.mine, learner.algorithm, 1)
+        batches = pack(self.responses, credit, self.rollouts, learner.algorithm, 1)
         if masked:
             batches = [replace(batches[0], samples=self._all(credit))]
         tokens, forwards = learner.tokens_seen, learner.forwards
@@ -87,14 +88,14 @@ class Update:
 
     def _all(self, credit: Credit) -> list[Sample]:
         return [
-            replace(s, kept=bool(credit.keep[row]), credit=float(credit.advantage[row]) * bool(credit.keep[row]))
-            for row, s in self.mine.items()
+            Sample.of(rollout, float(credit.advantage[row]) * bool(credit.keep[row]), bool(credit.keep[row]))
+            for row, rollout in self.rollouts.items()
         ]
 
     def bare(self, micro_batch_tokens: int | None = None) -> Row:
         """The matrix products of an update that keeps everything."""
         self._budget(micro_batch_tokens)
-        samples = list(self.mine.values())
+        samples = [Sample.of(rollout) for rollout in self.rollouts.values()]
         batches = []
         for group in micro_batches(samples, self.learner.settings.micro_batch_tokens):
             chosen = [samples[i] for i in group]
@@ -140,16 +141,18 @@ def make_update(workload: Workload, dtype: str, micro_batch_tokens: int, length:
     if length:
         length_R, prompts = np.full(rows, length - 32), [p[:16] * 2 for p in prompts]
     reward_R = (g.random(rows) < g.beta(0.5, 0.5, workload.prompts)[prompt_R]).astype(float)
-    mine = {}
+    rollouts = {}
     for row in range(rows):
         n = int(length_R[row])
         response = g.integers(workload.vocabulary, size=n).tolist()
-        mine[row] = Sample(prompts[prompt_R[row]], response, [-np.log(workload.vocabulary)] * n, 0.0)
+        logp = [-np.log(workload.vocabulary)] * n
+        group = int(prompt_R[row])
+        rollouts[row] = Rollout(group, row, response, logp, False, group, prompts[group])
     cut_R = length_R == workload.max_tokens
     responses = Responses(prompt_R, reward_R, reward_R == 1, length_R, cut_R, max_tokens=int(length_R.max()))
     train = Train(lr=workload.learning_rate, micro_batch_tokens=micro_batch_tokens)
     learner = Learner(Policy(make_model(workload), None, DTYPES[dtype]), get_algorithm("grpo"), train)
-    return Update(learner, responses, mine, Products(workload, DTYPES[dtype]))
+    return Update(learner, responses, rollouts, Products(workload, DTYPES[dtype]))
 
 
 def make_model(workload: Workload) -> Any:

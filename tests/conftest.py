@@ -12,7 +12,7 @@ from families import SIZES
 from jaxtyping import install_import_hook
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, too
-install_import_hook(["sieverl.algorithm", "sieverl.credit", "sieverl.objective"], "conftest.checked")
+install_import_hook("sieverl.algorithms", "conftest.checked")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -387,7 +387,7 @@ def table() -> str:
     """The table of docs/models.md: how each line above is computed, read off its configuration."""
     from transformers import AutoConfig
 
-    from sieverl import families
+    from sieverl.model import families
 
     rows = []
     for name, (kind, differs) in FAMILIES.items():

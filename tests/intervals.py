@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sieverl.evaluate import scores
+from sieverl.evaluation.statistics import scores
 
 # two kinds of prompts, all kinds, middling ones, hard ones, very hard ones
 SHAPES = ((0.2, 0.2), (1.0, 1.0), (5.0, 5.0), (0.5, 10.0), (0.1, 5.0))

@@ -9,10 +9,10 @@ import pytest
 from conftest import ROOT
 
 from sieverl.algorithms import ALGORITHMS
+from sieverl.algorithms.describe import markdown
 from sieverl.errors import UsageError
-from sieverl.listing import markdown
 from sieverl.recipe import build, load
-from sieverl.setup import chosen_algorithm, left_out
+from sieverl.training.setup import chosen_algorithm, left_out
 
 
 @pytest.mark.parametrize("page", ["algorithms.md"])
@@ -31,7 +31,7 @@ def test_M15_recipes_take_every_algorithm_they_can_and_say_what_they_leave_out(n
     if name == "paper.toml":
         assert left_out(recipe, chosen_algorithm(recipe)) == ""
     elif algorithm == "iterative_dpo":
-        named = "axes.shape, axes.aggregate, axes.over, axes.dual_clip, axes.penalty_over; leave them out"
+        named = "axes.shape, axes.aggregate, axes.denominator, axes.dual_clip, axes.penalty_denominator; leave them out"
         with pytest.raises(UsageError, match=named):
             chosen_algorithm(recipe)
     else:
@@ -44,7 +44,7 @@ def test_M15_recipes_take_every_algorithm_they_can_and_say_what_they_leave_out(n
         assert value.penalises_sampled
         assert value.objective.dual == 3.0
         assert value.credit([[1, 0]]).advantage.tolist()[0][1] <= 0
-        assert {p.over for p in value.penalties} == {"sampled"}
+        assert {p.denominator for p in value.penalties} == {"sampled"}
 
 
 def test_the_recipes_tell_released_from_paper():

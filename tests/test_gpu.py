@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES
-from test_learner import batch, learner
-from test_packed import group
+from toys import batch, group, learner
 
 from sieverl.algorithms import get_algorithm
-from sieverl.model import Policy
-from sieverl.packing import layout, pack
-from sieverl.rollout.protocol import Request, Sampling
-from sieverl.rollout.torch_engine import TorchEngine
+from sieverl.engines.builtin import BuiltinEngine
+from sieverl.engines.protocol import Request, SamplingParams
+from sieverl.learner.batches import pack
+from sieverl.model.packed import layout
+from sieverl.model.policy import Policy
 
 pytestmark = [
     pytest.mark.gpu,
@@ -34,7 +34,7 @@ def both(model) -> tuple[Policy, Policy]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_hidden_states(random_model, family, dtype):
     cpu, gpu = both(random_model(family, dtype))
-    assert gpu.packs == cpu.packs
+    assert gpu.can_pack == cpu.can_pack
     ours, theirs = (p.hidden_at(layout(group(), p.device)).cpu() for p in (gpu, cpu))
     torch.testing.assert_close(ours, theirs, rtol=NEAR[dtype], atol=NEAR[dtype])
 
@@ -45,9 +45,9 @@ def test_rollouts(random_model, family, dtype):
     """Noise does not depend on the device, so in float64 the tokens are the same, and log-probs are close."""
     found = []
     for policy in both(random_model(family, dtype)):
-        engine = TorchEngine(policy)
+        engine = BuiltinEngine(policy)
         requests = [Request(0, [5, 6, 7], 4, seed=1), Request(1, [8, 9, 10, 11, 12], 4, seed=1)]
-        found.append(engine.sample(requests, Sampling(70, (2,))))
+        found.append(engine.sample(requests, SamplingParams(70, (2,))))
     for a, b in zip(*found, strict=True):
         if dtype == torch.float64:
             assert a.tokens == b.tokens

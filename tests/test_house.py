@@ -2,79 +2,74 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+from house import circles, imports, reached, rooms
 
 import sieverl
 from sieverl import errors
 
-# Rooms from the ground up: a module imports from its own floor or below, never from above.
-FLOORS = [
-    ["errors", "types", "files", "shapes", "userfile", "families"],
+PACKAGE = ROOT / "src" / "sieverl"
+GRAPH = imports(PACKAGE)
+
+
+def test_no_files_and_no_rooms_import_each_other_in_a_circle():
+    assert not circles(GRAPH)
+    assert not circles(rooms(GRAPH)), "an arrow upwards: what a room imports imports that room"
+
+
+def test_the_graph_sees_imports_of_every_kind(tmp_path):
+    """Else the tests here could not fail."""
+    package = tmp_path / "p"
+    (package / "low").mkdir(parents=True)
+    (package / "low" / "__init__.py").write_text("")
+    (package / "low" / "a.py").write_text("from p import top")
+    (package / "low" / "b.py").write_text("def f():\n    import p.low.a")
+    (package / "top.py").write_text("if TYPE_CHECKING:\n    from p.low import b\nfrom p.low.b import f")
+    (package / "__init__.py").write_text("")
+    graph = imports(package)
+    assert graph["p.low.b"] == {"p.low.a"}
+    assert circles(graph) == {("p.low.a", "p.low.b", "p.top")}
+    assert circles(rooms(graph)) == {("p.low", "p.top")}
+
+
+@pytest.mark.parametrize(
+    ("room", "stranger"),
     [
-        "credit",
-        "objective",
-        "algorithm",
-        "algorithms",
-        "axes",
-        "trial",
-        "recipe",
-        "distributed",
-        "parallel",
-        "data",
-        "verify",
-        "metrics",
+        ("engines", "verify"),
+        ("engines", "algorithms"),
+        ("model", "algorithms"),
+        ("model", "learner"),
+        ("display", "training"),
+        ("algorithms", "model"),
+        ("verify", "engines"),
     ],
-    ["attention", "norm", "model", "model_files", "load_policy", "packing", "critic", "optimizer", "rollout"],
-    ["learner", "gather", "evaluate", "benchmark", "checkpoint"],
-    ["loop"],
-    ["setup", "console", "plot", "listing"],
-    ["demo", "doctor", "loading", "results", "eval_command"],
-    ["cli", "__main__", "__init__"],
-]
-LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
-
-
-def modules():
-    package = ROOT / "src" / "sieverl"
-    for path in sorted(package.rglob("*.py")):
-        yield path.relative_to(package).parts[0].removesuffix(".py"), path
-
-
-def imported(path):
-    """Names of sieverl modules imported anywhere in a file, those for type checking only left out."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module == "sieverl":
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sieverl."):
-            names = [node.module.split(".")[1]]
-        yield from names
-
-
-def test_imports_point_down_the_data_flow():
-    wrong = []
-    for room, path in modules():
-        assert room in LEVEL, f"{path} stands on no floor: add it to FLOORS"
-        wrong += [f"{path.name} imports {name}" for name in imported(path) if LEVEL.get(name, 99) > LEVEL[room]]
+)
+def test_a_room_knows_nothing_of_another(room, stranger):
+    files = [name for name in GRAPH if name.startswith(f"sieverl.{room}.")]
+    assert files
+    wrong = {name: found for name in files if (found := {m for m in reached(name, GRAPH) if f".{stranger}" in m})}
     assert not wrong
 
 
-def test_files_stay_small():
-    lengths = {path.name: len(path.read_text().splitlines()) for _, path in modules()}
-    assert not {name: n for name, n in lengths.items() if n > 350}
+def test_files_stay_small_and_few_stand_in_the_package_itself():
+    lengths = {str(path): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert not {name: n for name, n in lengths.items() if n > 330}
+    assert len(list(PACKAGE.glob("*.py"))) <= 10
+
+
+def test_tests_mirror_the_rooms():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("[a-z]*.py"))}
+    tested = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders - tested <= {"assets", "distributed", "rollout", "run_dir", "display"}, "rooms without tests"
+    assert tested <= folders, "tests without a room"
 
 
 def test_public_names():
-    expected = "__version__ Algorithm Critic Draw Penalty Responses Status Tokens Verdict get_algorithm"
+    expected = "__version__ Algorithm Critic DynamicSampling Penalty Responses Status Tokens Verdict get_algorithm"
     assert sieverl.__all__ == expected.split()
     for name in sieverl.__all__:
         assert getattr(sieverl, name) is not None

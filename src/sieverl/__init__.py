@@ -6,31 +6,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sieverl.algorithm import Algorithm as Algorithm
-    from sieverl.algorithm import Critic as Critic
-    from sieverl.algorithm import Draw as Draw
-    from sieverl.algorithms import get_algorithm as get_algorithm
-    from sieverl.objective import Penalty as Penalty
-    from sieverl.objective import Tokens as Tokens
+    from sieverl.algorithms.algorithm import Algorithm as Algorithm
+    from sieverl.algorithms.algorithm import Critic as Critic
+    from sieverl.algorithms.algorithm import DynamicSampling as DynamicSampling
+    from sieverl.algorithms.named import get_algorithm as get_algorithm
+    from sieverl.algorithms.objective import Penalty as Penalty
+    from sieverl.algorithms.tokens import Tokens as Tokens
     from sieverl.types import Responses as Responses
     from sieverl.types import Status as Status
     from sieverl.types import Verdict as Verdict
 
-__version__ = "0.1.0"
 
+__version__ = "0.1.0"
 # Public names and where they are; loaded when first used, so that `import sieverl` and help are immediate.
 _PUBLIC = {
-    "Algorithm": "sieverl.algorithm",
-    "Critic": "sieverl.algorithm",
-    "Draw": "sieverl.algorithm",
-    "Penalty": "sieverl.objective",
+    "Algorithm": "sieverl.algorithms.algorithm",
+    "Critic": "sieverl.algorithms.algorithm",
+    "DynamicSampling": "sieverl.algorithms.algorithm",
+    "Penalty": "sieverl.algorithms.objective",
     "Responses": "sieverl.types",
     "Status": "sieverl.types",
-    "Tokens": "sieverl.objective",
+    "Tokens": "sieverl.algorithms.tokens",
     "Verdict": "sieverl.types",
-    "get_algorithm": "sieverl.algorithms",
+    "get_algorithm": "sieverl.algorithms.named",
 }
-
 __all__ = ["__version__", *_PUBLIC]
 
 

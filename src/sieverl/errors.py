@@ -1,4 +1,4 @@
-"""What the user reads when something is wrong: what came, what is allowed, what to do.
+"""Errors with a message for people: what came, what is allowed, what to do.
 
 Every class carries the exit code of the command. Anything that is not one of these is a defect of SieveRL and crashes.
 """
@@ -7,34 +7,55 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from enum import IntEnum
 
 
-class SieveError(ValueError):
+class ExitCode(IntEnum):
+    """What the command returns; `meaning` is its line in the documentation."""
+
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> ExitCode:
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        return code
+
+    DONE = 0, "done"
+    USAGE = 2, "a recipe, option or argument that cannot work"
+    DATA = 3, "a model, dataset, row or answer that cannot be used"
+    CHECKPOINT = 4, "no checkpoint that can be resumed"
+    ALARM = 5, "the run stopped itself, because going on would waste it"
+    PREEMPTED = 75, "stopped by SIGTERM and saved; the same command resumes"
+    INTERRUPTED = 130, "interrupted; the same command resumes from the last checkpoint"
+
+
+class SieveRLError(ValueError):
     """An error with a message for people. `exit_code` is what the command returns."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
-class UsageError(SieveError):
+class UsageError(SieveRLError):
     """A recipe, option or argument that cannot work (exit code 2)."""
 
 
-class DataError(SieveError):
+class DataError(SieveRLError):
     """A model, dataset, row or answer that cannot be used (exit code 3)."""
 
-    exit_code = 3
+    exit_code = ExitCode.DATA
 
 
-class CheckpointError(SieveError):
+class CheckpointError(SieveRLError):
     """No checkpoint that can be resumed (exit code 4)."""
 
-    exit_code = 4
+    exit_code = ExitCode.CHECKPOINT
 
 
-class Alarm(SieveError):
+class Alarm(SieveRLError):
     """The run stopped itself, because going on would waste it (exit code 5)."""
 
-    exit_code = 5
+    exit_code = ExitCode.ALARM
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -47,3 +68,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {matches[0]}?" if matches else ""
+
+
+def first_line(error: BaseException, length: int = 200) -> str:
+    """The first line of what an error of a library says, or its type where it says nothing.
+
+    >>> first_line(ValueError("no such split\\nTraceback ...")), first_line(KeyError())
+    ('no such split', 'KeyError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:length]

@@ -1,15 +1,18 @@
-"""Writing that is either whole or not there."""
+"""Writing that is either whole or not there, and asking first whether one may."""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sieverl.errors import UsageError
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+
+def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` with a temporary path beside `path`, flush it to disk, and move it into place in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -21,13 +24,27 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path, what: str, option: str) -> None:
+    """A UsageError unless `path` can be made: `what` it is and the `option` that names another."""
+    parent = path.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    try:
+        if not parent.is_dir():
+            raise NotADirectoryError(f"{parent} is a file")
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write {what} {path}: {error}; choose another {option}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file, or leave the old one."""
 
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
-    write_whole(path, write)
+    atomic_write(path, write)
 
 
 def write_json(path: Path, value: Any) -> None:

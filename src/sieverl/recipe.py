@@ -16,7 +16,14 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sieverl.errors import UsageError, nearest
+from sieverl.options import parse_value
 
+# keys of earlier versions
+RENAMED = {
+    "axes.over": "axes.denominator",
+    "axes.penalty_over": "axes.penalty_denominator",
+    "rollout.max_rows": "rollout.max_num_seqs",
+}
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -33,7 +40,7 @@ class Lora(Table):
 
 
 class Model(Table):
-    """The start model."""
+    """The model to start from."""
 
     path: str = Field("", description="Hugging Face directory or Hub id; empty is the model shipped with SieveRL")
     attention: str | None = Field(None, description="attention implementation of transformers; by default its choice")
@@ -83,7 +90,7 @@ class Rollout(Table):
     max_tokens: int = Field(512, gt=0)
     temperature: float = Field(1.0, gt=0)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    max_rows: int = Field(512, gt=0, description="responses decoded at a time")
+    max_num_seqs: int = Field(512, gt=0, description="responses decoded at a time")
     engine: Literal["torch", "transformers"] = Field(
         "torch", description="built in, or continuous batching of transformers (for GPUs)"
     )
@@ -104,7 +111,7 @@ class Train(Table):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, ge=0, description="0 turns clipping off")
     old: Literal["learner", "engine"] = Field("learner", description="whose log-probs the ratio refers to")
-    reference: Literal["start", "last"] = Field("start", description="start model, or the policy before this step")
+    reference: Literal["initial", "last"] = Field("initial", description="initial policy, or that before this step")
     mask_truncated: bool = Field(False, description="never train on truncated responses")
 
 
@@ -120,7 +127,7 @@ class Evaluate(Table):
     limit: int = Field(256, gt=0, description="prompts")
     samples: int = Field(4, gt=0, description="k of avg@k")
     temperature: float = Field(1.0, ge=0)
-    kl_prompts: int = Field(32, ge=0, description="held-out prompts for the KL to the start model; 0 turns it off")
+    kl_prompts: int = Field(32, ge=0, description="held-out prompts for the KL to the reference policy; 0 turns it off")
 
 
 class Checkpoint(Table):
@@ -143,7 +150,7 @@ class Axes(Table):
 
     shape: Literal["signed", "zero_one", "overlong"] | None = None
     aggregate: Literal["sequence_mean", "token_mean", "constant_length"] | None = None
-    over: Literal["sampled", "kept"] | None = None
+    denominator: Literal["sampled", "kept"] | None = None
     clip_low: float | None = None
     clip_high: float | None = None
     dual_clip: float | None = None
@@ -152,7 +159,7 @@ class Axes(Table):
     kl_limit: float | None = None
     kl_in_reward: float | None = None
     entropy_coefficient: float | None = None
-    penalty_over: Literal["kept", "sampled"] | None = None
+    penalty_denominator: Literal["kept", "sampled"] | None = None
 
 
 class Recipe(Table):
@@ -174,6 +181,11 @@ class Recipe(Table):
     alarms: Alarms = Alarms()
     axes: Axes = Axes()
 
+    @property
+    def chosen_axes(self) -> dict[str, Any]:
+        """The axes that the recipe changes, by name."""
+        return self.axes.model_dump(exclude_none=True)
+
     @model_validator(mode="after")
     def _sizes(self) -> Recipe:
         prompts, minibatches = self.rollout.prompts, self.train.minibatches
@@ -184,8 +196,6 @@ class Recipe(Table):
             )
         if self.model.lora.rank and self.dtype == "float64":
             raise ValueError("model.lora.rank and dtype = 'float64' do not go together; use float32 or bfloat16")
-        if self.rollout.stop and self.rollout.engine != "torch":
-            raise ValueError(f'rollout.engine = {self.rollout.engine!r} knows no rollout.stop; use "torch"')
         if self.evaluate.every and not self.evaluate.source:
             raise ValueError(
                 f"evaluate.every = {self.evaluate.every} has nothing to measure: set evaluate.source to held-out "
@@ -199,8 +209,10 @@ class Recipe(Table):
         axes = self.axes
         if (axes.kl or axes.kl_limit is not None) and not axes.kl_coefficient:
             raise ValueError("axes.kl and axes.kl_limit change nothing without axes.kl_coefficient; set it above 0")
-        if axes.penalty_over and not axes.kl_coefficient and not axes.entropy_coefficient:
-            raise ValueError("axes.penalty_over needs axes.kl_coefficient or axes.entropy_coefficient; set one above 0")
+        if axes.penalty_denominator and not axes.kl_coefficient and not axes.entropy_coefficient:
+            raise ValueError(
+                "axes.penalty_denominator needs axes.kl_coefficient or axes.entropy_coefficient; set one above 0"
+            )
         for key, value in _numbers(self.model_dump()):
             if not math.isfinite(value):
                 raise ValueError(f"{key} = {value} is no finite number; give one, such as 1.0")
@@ -252,19 +264,7 @@ def _set(tables: dict[str, Any], dotted: str, value: Any) -> None:
             raise UsageError(f"--{dotted}: {part} is a value, not a table")
         tables[part] = inner = dict(inner)
         tables = inner
-    tables[last] = parse(value) if isinstance(value, str) else value
-
-
-def parse(text: str) -> Any:
-    """A command-line value as TOML reads it; anything else is a string.
-
-    >>> parse("1e-5"), parse("true"), parse("grpo"), parse("[0.9, 0.95]")
-    (1e-05, True, 'grpo', [0.9, 0.95])
-    """
-    try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        return text
+    tables[last] = parse_value(value) if isinstance(value, str) else value
 
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -280,6 +280,8 @@ def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[st
 def _explain(error: ValidationError, where: str) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden" and key in RENAMED:
+        return f"{where}: {key} is now called {RENAMED[key]}"
     if first["type"] == "extra_forbidden":
         known = [name for name, _ in keys()]
         return f"{where}: there is no key {key!r}.{nearest(key, known)} `sieverl train --help` lists them all"

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from os import PathLike
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any]  # the columns of a dataset's row
+Metrics = dict[str, Any]  # a row of metrics: name -> number
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 Array = NDArray[Any]
+ROUNDING = 1e-6  # of rewards: one that is less by no more than this still counts as reaching a bound
+
+
+class Tokenizer(Protocol):
+    """What is used of a Hugging Face tokenizer."""
+
+    name_or_path: str
+    chat_template: str | None
+    pad_token_id: int | None
+    eos_token_id: int | None
+    unk_token_id: int | None
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> Mapping[str, list[int]]: ...
+    def __len__(self) -> int: ...
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
+    def batch_decode(self, sequences: Sequence[Sequence[int]], **options: object) -> list[str]: ...
+    def get_vocab(self) -> dict[str, int]: ...
+    def get_added_vocab(self) -> dict[str, int]: ...
+    def save_pretrained(self, save_directory: str | PathLike[str]) -> object: ...
+    def apply_chat_template(self, conversation: object, *, tokenize: bool, add_generation_prompt: bool) -> str: ...
 
 
 class Status(StrEnum):
@@ -44,11 +71,15 @@ class Verdict:
     @staticmethod
     def of(reward: float, status: Status | None = None, correct_from: float = 1.0) -> Verdict:
         """The verdict of a plain number: correct when the reward is at least `correct_from` (to rounding)."""
-        correct = bool(reward >= correct_from - 1e-6)
+        correct = bool(reward >= correct_from - ROUNDING)
         return Verdict(float(reward), correct, status or (Status.CORRECT if correct else Status.INCORRECT))
 
 
-Verifier = Callable[[str, Row], "float | Verdict"]
+class Note(NamedTuple):
+    """One line on a step of training; an `urgent` one is shown even where its step is not."""
+
+    text: str
+    urgent: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,19 +97,20 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled response. `tokens` include the end-of-text token when there is one; `truncated` ones have none.
+    """One sampled response to the prompt `prompt_id`, whose token ids are `prompt_tokens`.
 
-    `group` is the one of its request.
-
-    `logp` are the engine's log-probabilities of `tokens` at the sampling temperature, float32, same length.
+    `tokens` include the end-of-text token when there is one; `truncated` ones have none. `logp` are the engine's
+    log-probs of `tokens` at the sampling temperature, in nats, same length. `sample` is its number among the responses
+    to the prompt; `group` and `prompt_tokens` are those of its request.
     """
 
-    prompt: int
+    prompt_id: int
     sample: int
     tokens: list[int]
     logp: list[float]
     truncated: bool
     group: int = 0
+    prompt_tokens: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sieverl.data.catalog import BENCHMARKS, SOURCES, DatasetSpec
     from sieverl.data.chat import BOXED_SUFFIX, BOXED_SYSTEM, Template, render
     from sieverl.data.cursor import Cursor
     from sieverl.data.filters import duplicates, overlapping, too_long, unverifiable
-    from sieverl.data.pipeline import Report, load_benchmarks, prepare
-    from sieverl.data.registry import BENCHMARKS, SOURCES, Source
-    from sieverl.data.source import Dropped, Loaded, load_prompts, read
+    from sieverl.data.preparation import Report, load_benchmarks, prepare
+    from sieverl.data.rows import Dropped
+    from sieverl.data.source import Loaded, load_prompts, read
+
 
 __all__ = [
     "BENCHMARKS",
@@ -19,10 +21,10 @@ __all__ = [
     "BOXED_SYSTEM",
     "SOURCES",
     "Cursor",
+    "DatasetSpec",
     "Dropped",
     "Loaded",
     "Report",
-    "Source",
     "Template",
     "duplicates",
     "load_benchmarks",
@@ -34,19 +36,19 @@ __all__ = [
     "too_long",
     "unverifiable",
 ]
-
 _HOMES = {
     "chat": ("BOXED_SUFFIX", "BOXED_SYSTEM", "Template", "render"),
     "cursor": ("Cursor",),
     "filters": ("duplicates", "overlapping", "too_long", "unverifiable"),
-    "pipeline": ("Report", "load_benchmarks", "prepare"),
-    "registry": ("BENCHMARKS", "SOURCES", "Source"),
-    "source": ("Dropped", "Loaded", "load_prompts", "read"),
+    "preparation": ("Report", "load_benchmarks", "prepare"),
+    "catalog": ("BENCHMARKS", "SOURCES", "DatasetSpec"),
+    "rows": ("Dropped",),
+    "source": ("Loaded", "load_prompts", "read"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    # Looked up when first used, so that the command's options (sieverl.data.command) do not wait for NumPy.
+    # Looked up when first used, so that the command's options do not wait for NumPy.
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"sieverl.data.{home}"), name)

@@ -10,7 +10,6 @@ from typing import Any
 from sieverl.errors import UsageError, nearest
 
 Extract = Callable[[Any], "str | None"]
-
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
 _PROSE = 20  # so many words are a worked solution, not an answer

@@ -10,11 +10,9 @@ from sieverl.errors import DataError, UsageError
 from sieverl.types import Prompt
 
 Style = Literal["auto", "chat", "plain"]
-
 # Word for word what the paper's release adds to each problem, and the system prompt on top of it (arXiv 2504.11343).
 BOXED_SUFFIX = " Let's think step by step and output the final answer within \\boxed{}."
 BOXED_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
-
 SUFFIXES: Mapping[str, str] = {"boxed": BOXED_SUFFIX}
 SYSTEMS: Mapping[str, str] = {"boxed": BOXED_SYSTEM}
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sieverl.data.chat import SUFFIXES, Template, render
-from sieverl.data.source import Dropped
+from sieverl.data.rows import Dropped
 from sieverl.types import Prompt, Row, Verdict
 
 Sifted = tuple[list[Prompt], list[Dropped]]

@@ -15,7 +15,7 @@ def prompts(task: str, options: Mapping[str, Any], columns: Mapping[str, str]) -
     The row is exactly the task's, so that its scorer can read it (some tasks have no `answer`, only a scorer); the
     option `prompt` takes another field than `question` as the text. Raises UsageError for an unknown task or option.
     """
-    from sieverl.data.source import get
+    from sieverl.data.rows import get
 
     config = dict(options)
     column = str(config.pop("prompt", columns.get("prompt", "question")))

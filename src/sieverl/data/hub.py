@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sieverl.data.files import Raw, pick_split, rows_of
+from sieverl.data.local import Raw, pick_split, rows_of
 from sieverl.errors import DataError
 
 if TYPE_CHECKING:
-    from sieverl.data.source import Place
+    from sieverl.data.locate import DatasetRef
 
 
-def fetch(place: Place, split: str) -> tuple[Iterable[Raw], dict[str, Any]]:
+def fetch(place: DatasetRef, split: str) -> tuple[Iterable[Raw], dict[str, Any]]:
     """The rows of one split, and where they came from (Hub id, configuration, commit).
 
     Raises DataError when the Hub cannot be reached and the dataset is not in its cache, or when it has no such split.
@@ -23,7 +23,7 @@ def fetch(place: Place, split: str) -> tuple[Iterable[Raw], dict[str, Any]]:
     return load(folder, name, place, split), {"hub": place.hub, "config": place.config, "revision": folder.name}
 
 
-def load(folder: Path, name: str, place: Place, split: str) -> Iterable[Raw]:
+def load(folder: Path, name: str, place: DatasetRef, split: str) -> Iterable[Raw]:
     """The rows of one split of a dataset repository's folder: its README says which files make which configuration."""
     import datasets
 
@@ -37,7 +37,7 @@ def load(folder: Path, name: str, place: Place, split: str) -> Iterable[Raw]:
     return rows_of(found[pick_split(split, found.keys(), name)], name)
 
 
-def download(place: Place) -> Path:
+def download(place: DatasetRef) -> Path:
     """The dataset's files in the Hub library's cache, in a folder named after the commit.
 
     The library takes from the cache what is there, goes on with a download that was cut off, and without network gives
@@ -54,7 +54,7 @@ def download(place: Place) -> Path:
         raise DataError(_advice(place, error)) from error
 
 
-def _advice(place: Place, error: Exception) -> str:
+def _advice(place: DatasetRef, error: Exception) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     hub, local = place.hub, f"{place.name}@DIR" if place.name else "DIR"

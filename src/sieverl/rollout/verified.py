@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sieverl.rollout.protocol import Engine, Request, Sampling
+from sieverl.engines.protocol import Request, SamplingParams
+from sieverl.rollout.environment import Environment
 from sieverl.types import Rollout, Row, Status, Verdict
-from sieverl.verify import Pool
 
-Known = Mapping[tuple[int, int], tuple[str, Verdict]]
+KnownVerdicts = Mapping[tuple[int, int], tuple[str, Verdict]]  # (group, sample) -> (response, verdict)
 
 
 @dataclass(frozen=True)
@@ -23,33 +22,30 @@ class Scored:
 
 
 def sample_verified(
-    engine: Engine,
-    tokenizer: Any,
-    pool: Pool,
+    environment: Environment,
     requests: Sequence[Request],
     rows: Mapping[int, Row],
-    sampling: Sampling,
-    known: Known | None = None,
+    sampling: SamplingParams,
+    known: KnownVerdicts | None = None,
 ) -> list[Scored]:
     """Responses in the order of the requests. `rows` are the columns of each request's prompt, by `Request.group`.
 
-    A truncated response is not verified: reward 0, not correct. `known` verdicts (of a run that is replayed) are taken
+    A truncated response is not verified: reward 0, not correct. `known` verdicts (of a run that is replayed) are used
     where the response is the same.
     """
     texts: dict[tuple[int, int], str] = {}
-    verdicts: dict[tuple[int, int], Verdict] = {}
+    verdicts: dict[Hashable, Verdict] = {}
 
     def on_done(rollout: Rollout) -> None:
         key = (rollout.group, rollout.sample)
-        text = texts[key] = tokenizer.decode(rollout.tokens, skip_special_tokens=True)
+        text = texts[key] = environment.tokenizer.decode(rollout.tokens, skip_special_tokens=True)
         if rollout.truncated:
             verdicts[key] = Verdict(0.0, False, Status.TRUNCATED)
         elif known and key in known and known[key][0] == text:
             verdicts[key] = known[key][1]
         else:
-            pool.submit(key, text, rows[rollout.group])
+            environment.pool.submit(key, text, rows[rollout.group])
 
-    rollouts = engine.sample(requests, sampling, on_done)
-    collected: dict[Any, Verdict] = pool.collect()
-    verdicts |= collected
+    rollouts = environment.engine.sample(requests, sampling, on_done)
+    verdicts |= environment.pool.collect()
     return [Scored(r, texts[r.group, r.sample], verdicts[r.group, r.sample]) for r in rollouts]

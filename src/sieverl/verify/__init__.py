@@ -4,14 +4,16 @@
 asks whether the gold answers verify. docs/verifiers.md says what each verifier accepts.
 """
 
-from sieverl.verify.check import Check, stop_if_all_failed
-from sieverl.verify.pool import Pool
-from sieverl.verify.registry import VERIFIERS, build, check_gold, describe, gold_response, is_graded, options
+from __future__ import annotations
+
+from sieverl.verify.check import Verifier, stop_if_all_failed
+from sieverl.verify.pool import Pool, check_gold
+from sieverl.verify.registry import VERIFIERS, build, describe, gold_response, is_graded, options
 
 __all__ = [
     "VERIFIERS",
-    "Check",
     "Pool",
+    "Verifier",
     "build",
     "check_gold",
     "describe",

@@ -34,7 +34,7 @@ def undecided(response: str, row: Row) -> Verdict | None:
 
 
 @dataclass(frozen=True)
-class Check:
+class Verifier:
     """A verifier that is any callable `(response, row) -> Verdict`, and what the pool may know about it.
 
     `cheap` decides in the caller's process in microseconds, exactly as `full` would, or returns None; with `total` it
@@ -97,10 +97,10 @@ def stop_if_all_failed(statuses: Iterable[str], reasons: Mapping[str, int]) -> N
     )
 
 
-def golds(row: Row) -> list[str]:
+def gold_answers(row: Row) -> list[str]:
     """The gold answers of a row: `row["answer"]` is a string, a number or a list of them.
 
-    >>> golds({"answer": 27.0}), golds({"answer": ["a", "b"]})
+    >>> gold_answers({"answer": 27.0}), gold_answers({"answer": ["a", "b"]})
     (['27'], ['a', 'b'])
     """
     answer: Any = row.get("answer")

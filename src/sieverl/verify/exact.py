@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sieverl.errors import UsageError
 from sieverl.types import Row, Verdict
 from sieverl.verify import extract, numbers
-from sieverl.verify.check import NO_ANSWER, Check, binary, golds, one_of
+from sieverl.verify.check import NO_ANSWER, Verifier, binary, gold_answers, one_of
 
 _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*(?:[).:,]|$)")
 
@@ -18,7 +18,7 @@ def exact(
     unmarked: Callable[[str], list[str]] | None,
     boxes: str,
     after: str | None,
-) -> Check:
+) -> Verifier:
     """A check that compares the marked answer, or what `unmarked` finds where nothing is marked, with the gold text.
 
     It cannot hang, so that it runs in the caller's process.
@@ -36,7 +36,7 @@ def exact(
     def gold(row: Row) -> str:
         return rf"\boxed{{{extract.gold_texts(row, after, boxes)[0]}}}"
 
-    return Check(full=score, cheap=score, total=True, gold=gold)
+    return Verifier(full=score, cheap=score, total=True, gold=gold)
 
 
 def number(
@@ -48,7 +48,7 @@ def number(
     commas: bool = True,
     precision: int = 6,
     tolerance: float = 0.0,
-) -> Check:
+) -> Verifier:
     r"""A plain number, compared exactly; without a box the last number of the response, unless `unboxed` is false.
 
     >>> texts = "about 1,200 of them", r"\boxed{12} or 1200", "many"
@@ -73,7 +73,7 @@ def number(
     return exact(same, (lambda response: extract.numbers_in(response)[-1:]) if unboxed else None, boxes, after)
 
 
-def choice(letters: str = "ABCDE", boxes: str = "last", after: str | None = None, unboxed: bool = True) -> Check:
+def choice(letters: str = "ABCDE", boxes: str = "last", after: str | None = None, unboxed: bool = True) -> Verifier:
     r"""One letter of a multiple choice: in a box, behind `after`, or in "the answer is (B)".
 
     >>> texts = r"\boxed{\text{(B)}}", "The answer is C.", "A dog."
@@ -102,7 +102,7 @@ def string(
     unboxed: bool = True,
     ignore_case: bool = True,
     ignore_space: bool = True,
-) -> Check:
+) -> Verifier:
     r"""The same text; without a box the whole response, unless `unboxed` is false.
 
     >>> check = string()
@@ -120,7 +120,7 @@ def string(
     return exact(lambda text, gold: plain(text) == plain(gold), unmarked if unboxed else None, boxes, after)
 
 
-def regex(pattern: str | None = None, whole: bool = False, ignore_case: bool = False, dot_all: bool = True) -> Check:
+def regex(pattern: str | None = None, whole: bool = False, ignore_case: bool = False, dot_all: bool = True) -> Verifier:
     r"""A regular expression found in the response (or matching the `whole` of it); without `pattern` the gold is one.
 
     It runs in a worker, since a pattern can take for ever. The use is a format reward, as a part of a `sum`.
@@ -139,7 +139,7 @@ def regex(pattern: str | None = None, whole: bool = False, ignore_case: bool = F
     fixed = compiled(pattern) if pattern is not None else None
 
     def score(response: str, row: Row) -> Verdict:
-        patterns = [fixed] if fixed else [compiled(gold) for gold in golds(row)]
+        patterns = [fixed] if fixed else [compiled(gold) for gold in gold_answers(row)]
         return binary(any((one.fullmatch if whole else one.search)(response) for one in patterns))
 
-    return Check(full=score)
+    return Verifier(full=score)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sieverl.types import Row
-from sieverl.verify.check import golds
+from sieverl.verify.check import gold_answers
 from sieverl.verify.numbers import ungroup
 
 _TOKEN = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?P<bare>[-+−]?[0-9][0-9.,/]*))|\\.|[{}]", re.DOTALL)
@@ -121,7 +121,7 @@ def marked(response: str, boxes: str, after: str | None) -> list[str] | None:
 def gold_texts(row: Row, after: str | None, boxes: str = "last") -> list[str]:
     """The gold answers, less the solution around them: from behind the marker, out of the last box or sentence."""
     rule = "sentence" if boxes == "sentence" else "last"
-    return [(marked(gold, rule, after) or [gold])[0] for gold in golds(row)]
+    return [(marked(gold, rule, after) or [gold])[0] for gold in gold_answers(row)]
 
 
 def after_marker(text: str, marker: str) -> str | None:

@@ -15,10 +15,10 @@ from sieverl.errors import DataError, UsageError, nearest
 from sieverl.types import Row, Verdict
 from sieverl.userfile import load_file
 from sieverl.verify import extract
-from sieverl.verify.check import NO_ANSWER, Check, as_verdict
+from sieverl.verify.check import NO_ANSWER, Verifier, as_verdict
 
 
-def function(path: str, correct_from: float = 1.0) -> Check:
+def function(path: str, correct_from: float = 1.0) -> Verifier:
     """A user's function, `file.py:name` or `module:name`: `(response, row) -> float | Verdict | None` or TRL's.
 
     It is loaded on first use, which in the pool is in the workers only. Whether its rewards are graded is known only if
@@ -33,7 +33,7 @@ def function(path: str, correct_from: float = 1.0) -> Check:
             raise UsageError(f"{path} has the attribute graded = {found!r}; it can be True or False.")
         return found
 
-    return Check(
+    return Verifier(
         full=lambda response, row: as_verdict(load()(response, row), correct_from),
         prepare=lambda: (load(), declares()),
         graded=None,
@@ -104,7 +104,7 @@ def trl_columns(response: str, row: Row) -> dict[str, list[Any]]:
     return {"prompts": [prompt], "completions": [completion], **others}
 
 
-def reasoning_gym(task: str | None = None, after: str | None = None, correct_from: float = 1.0) -> Check:
+def reasoning_gym(task: str | None = None, after: str | None = None, correct_from: float = 1.0) -> Verifier:
     r"""reasoning-gym's own scorer of a task: `task`, or the one that the row's `metadata` names. Graded.
 
     The answer is the last box, or <answer>...</answer>, or what stands behind `after`; else the whole response.
@@ -120,7 +120,7 @@ def reasoning_gym(task: str | None = None, after: str | None = None, correct_fro
         entry = {**row, "metadata": metadata(row)}
         return as_verdict(scorer(name)(answer, entry), correct_from)
 
-    return Check(full=score, prepare=lambda: importlib.import_module("reasoning_gym"), graded=True, gold=gym_gold)
+    return Verifier(full=score, prepare=lambda: importlib.import_module("reasoning_gym"), graded=True, gold=gym_gold)
 
 
 def gym_gold(row: Row) -> str | None:

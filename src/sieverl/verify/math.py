@@ -4,55 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from sieverl.types import Row, Verdict
-from sieverl.verify import extract, lists, numbers
-from sieverl.verify.check import NO_ANSWER, REFUSED, Check, TooBig, binary, golds, one_of
+from sieverl.verify import extract, lists, numbers, symbolic
+from sieverl.verify.check import NO_ANSWER, REFUSED, TooBig, Verifier, binary, gold_answers, one_of
+from sieverl.verify.rules import RULES, MathRules
 
-
-@dataclass(frozen=True)
-class Rules:
-    """What counts as an answer, and as the same answer. The defaults are the strict ones (a table: docs/verifiers.md).
-
-    `boxes` says which box counts and `unboxed` whether a response without one is read; with `after` the answer stands
-    behind the last such marker. `percent` drops the sign, takes its value (50% is 0.5) or accepts either; `units`,
-    `commas` and `e_notation` say that these are understood. Decimals agree to `precision` places, or within `tolerance`
-    (relative). Of several gold answers `any` or `all` must be given. `variables` must have the same names;
-    `set_relations` lets 1 < x < 2 stand for an interval. `targets` is what Math-Verify looks for outside a box. An
-    answer over `max_chars` (and over twice the gold's length) is not read.
-    """
-
-    boxes: str = "last"
-    unboxed: bool = False
-    after: str | None = None
-    percent: str = "drop"
-    units: bool = True
-    commas: bool = True
-    e_notation: bool = True
-    precision: int = 6
-    tolerance: float = 0.0
-    answers: str = "any"
-    variables: bool = True
-    set_relations: bool = False
-    targets: tuple[str, ...] = ("latex", "expr")
-    max_chars: int = 1000
-
-
-RULES = {
-    "strict": Rules(),
-    "lenient": Rules(boxes="sentence", unboxed=True, percent="either", set_relations=True),
-    "math_verify": Rules(boxes="math_verify", unboxed=True, max_chars=100_000),
-}
 _INTEGER = re.compile(r"-?[0-9]{1,300}")
 LONG = 20_000  # characters beyond which even looking for the box is the workers' work
-Same = Callable[[str, str, Rules], bool | None]
+Same = Callable[[str, str, MathRules], bool | None]
 
 
-def math(rules: str = "strict", **options: Any) -> Check:
-    r"""Mathematical answers. `rules` names a set of defaults, each field of `Rules` is an option that overrides one.
+def math(rules: str = "strict", **options: Any) -> Verifier:
+    r"""Mathematical answers. `rules` names a set of defaults, each field of `MathRules` overrides one.
 
     `strict` is for training, `lenient` for evaluation, `math_verify` that library's own reading of a whole response.
 
@@ -68,10 +35,10 @@ def math(rules: str = "strict", **options: Any) -> Check:
     one_of("answers", chosen.answers, ("any", "all"))
     chosen = replace(chosen, targets=tuple(one_of("targets", target, ("latex", "expr")) for target in chosen.targets))
     if chosen.boxes == "math_verify":
-        return Check(full=partial(symbolic.whole, rules=chosen), prepare=symbolic.prepare, gold=gold_response)
-    full = partial(score, rules=chosen, same=symbolic.same, unboxed=symbolic.unboxed)
+        return Verifier(full=partial(symbolic.whole, rules=chosen), prepare=symbolic.prepare, gold=gold_response)
+    full = partial(score, rules=chosen, same=same, unboxed=symbolic.unboxed)
     quick = partial(score, rules=chosen, same=same_cheaply, unboxed=lambda response, gold_texts, rules: None)
-    return Check(
+    return Verifier(
         full=full,
         cheap=lambda response, row: None if len(response) > LONG else quick(response, row),
         prepare=symbolic.prepare,
@@ -81,17 +48,17 @@ def math(rules: str = "strict", **options: Any) -> Check:
 
 def gold_response(row: Row) -> str:
     """A response that Math-Verify by itself must find right: the gold in a box, or the gold where it has one."""
-    gold = golds(row)[0]
+    gold = gold_answers(row)[0]
     return gold if extract.boxed(gold) else rf"\boxed{{{gold}}}"
 
 
-def gold_texts(row: Row, rules: Rules) -> list[str]:
+def gold_texts(row: Row, rules: MathRules) -> list[str]:
     """The gold answers as bare text; one list of them where all must be given."""
     texts = extract.gold_texts(row, rules.after, rules.boxes)
     return [", ".join(texts)] if rules.answers == "all" else texts
 
 
-def score(response: str, row: Row, rules: Rules, same: Same, unboxed: Callable[..., Verdict | None]) -> Any:
+def score(response: str, row: Row, rules: MathRules, same: Same, unboxed: Callable[..., Verdict | None]) -> Any:
     """The verdict of a response; None as soon as `same` or `unboxed` cannot tell."""
     texts = gold_texts(row, rules)
     found = extract.marked(response, rules.boxes, rules.after)
@@ -108,11 +75,11 @@ def score(response: str, row: Row, rules: Rules, same: Same, unboxed: Callable[.
     return None if None in told else binary(False)
 
 
-def same_cheaply(answer: str, gold: str, rules: Rules) -> bool | None:
+def same_cheaply(answer: str, gold: str, rules: MathRules) -> bool | None:
     """Whether two answers are one text, or plain numbers or lists of them that agree; None for anything else.
 
-    >>> same_cheaply("0.5", "1/2", Rules()), same_cheaply("5", "4", Rules()), same_cheaply("x", "4", Rules())
-    (True, False, None)
+    >>> [same_cheaply(answer, gold, MathRules()) for answer, gold in (("0.5", "1/2"), ("5", "4"), ("x", "4"))]
+    [True, False, None]
     """
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
         return int(answer) == int(gold)
@@ -131,3 +98,17 @@ def same_cheaply(answer: str, gold: str, rules: Rules) -> bool | None:
     if (x.grouped or y.grouped) > rules.commas or (x.e_notation or y.e_notation) > rules.e_notation:
         return None
     return same(x, y)
+
+
+def same(answer: str, gold: str, rules: MathRules) -> bool:
+    """Whether two answers are the same: cheaply where that decides, else by Math-Verify. Raises TooBig.
+
+    >>> same(r"\\frac{x}{7}+\\frac{2}{7}", r"\\frac{x+2}{7}", MathRules())
+    True
+    """
+    told = same_cheaply(answer, gold, rules)
+    return (
+        symbolic.compare(symbolic.rewrite(answer, rules), symbolic.rewrite(gold, rules), rules)
+        if told is None
+        else told
+    )

@@ -22,7 +22,7 @@ FATAL = {"usage": UsageError, "data": DataError}
 
 
 @dataclass
-class Basket:
+class PendingVerdicts:
     """The verdicts that one `collect` waits for."""
 
     verdicts: dict[Hashable, Verdict] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Basket:
 class Task:
     """One response on its way to a worker."""
 
-    basket: Basket
+    basket: PendingVerdicts
     key: Hashable
     response: str
     row: Row
@@ -66,7 +66,7 @@ class Pool:
         self._limit, self._timeout_s = workers, timeout_s
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
-        self._basket = Basket()
+        self._basket = PendingVerdicts()
         self._threads: list[threading.Thread] = []
         self._workers: set[Worker] = set()
         self._idle = 0
@@ -88,12 +88,12 @@ class Pool:
 
     def collect(self) -> dict[Hashable, Verdict]:
         """The verdicts of everything submitted since the last call; waits, but never longer than the limits allow."""
-        basket, self._basket = self._basket, Basket()
+        basket, self._basket = self._basket, PendingVerdicts()
         return self._wait(basket)
 
     def verdicts(self, pairs: Sequence[tuple[str, Row]]) -> list[Verdict]:
         """The verdicts of (response, row) pairs, in order; what was submitted before stays for `collect`."""
-        basket = Basket()
+        basket = PendingVerdicts()
         for index, (response, row) in enumerate(pairs):
             self._submit(basket, index, response, row)
         found = self._wait(basket)
@@ -124,7 +124,7 @@ class Pool:
         for thread in self._threads:
             thread.join()
 
-    def _submit(self, basket: Basket, key: Hashable, response: str, row: Row) -> None:
+    def _submit(self, basket: PendingVerdicts, key: Hashable, response: str, row: Row) -> None:
         verdict = self.check.cheap(response, row)
         if verdict is not None:
             basket.verdicts[key] = verdict
@@ -140,7 +140,7 @@ class Pool:
             self._threads.append(threading.Thread(target=self._serve, name="sieverl-verify", daemon=True))
             self._threads[-1].start()
 
-    def _wait(self, basket: Basket) -> dict[Hashable, Verdict]:
+    def _wait(self, basket: PendingVerdicts) -> dict[Hashable, Verdict]:
         with self._changed:
             self._changed.wait_for(lambda: basket.pending == 0 or self._failure is not None)
             if basket.pending:
@@ -268,3 +268,17 @@ class Pool:
             known = len(self.reasons) < REASONS or reply["error"] in self.reasons
             self.reasons[reply["error"] if known else "other errors"] += 1
         return REFUSED
+
+
+def check_gold(pool: Pool, spec: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[Row, Verdict]]:
+    """The rows whose own gold answer the verifier does not find right, with its verdict.
+
+    >>> from sieverl.verify import Pool
+    >>> with Pool({"name": "number"}) as pool:
+    ...     [row for row, verdict in check_gold(pool, {"name": "number"}, [{"answer": "4"}, {"answer": "four"}])]
+    [{'answer': 'four'}]
+    """
+    gold = describe(spec).gold
+    tried = [(response, row) for row in rows if (response := gold(row)) is not None]
+    verdicts = pool.verdicts(tried)
+    return [(row, verdict) for (_, row), verdict in zip(tried, verdicts, strict=True) if not verdict.correct]

@@ -5,20 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sieverl.errors import UsageError, nearest
 from sieverl.types import Row, Verdict
-from sieverl.verify.check import NOT_APPLICABLE, Check
+from sieverl.verify.check import NOT_APPLICABLE, Verifier
 from sieverl.verify.exact import choice, number, regex, string
 from sieverl.verify.functions import function, reasoning_gym
-from sieverl.verify.math import Rules, math
-
-if TYPE_CHECKING:
-    from sieverl.verify.pool import Pool
+from sieverl.verify.math import math
+from sieverl.verify.rules import MathRules
 
 
-def weighted(parts: Sequence[Mapping[str, Any]] = (), correct_from: float = 1.0) -> Check:
+def weighted(parts: Sequence[Mapping[str, Any]] = (), correct_from: float = 1.0) -> Verifier:
     """The weighted sum of several verifiers' rewards; `correct` and `status` are those of the first that applies.
 
     Each part is a specification with a `weight` besides (1 if left out); so the main verifier stands first, and a small
@@ -60,7 +58,7 @@ def weighted(parts: Sequence[Mapping[str, Any]] = (), correct_from: float = 1.0)
         told = [verdict for verdict in verdicts if verdict is not None]
         return add(told) if len(told) == len(checks) else None
 
-    return Check(
+    return Verifier(
         full=lambda response, row: add([check.full(response, row) for check in checks]),
         cheap=cheap,
         total=all(check.total for check in checks),
@@ -91,7 +89,7 @@ def takes(spec: Mapping[str, Any], option: str) -> bool:
     return option == "correct_from" if ":" in str(name) else name in VERIFIERS and option in options(str(name))
 
 
-VERIFIERS: dict[str, Callable[..., Check]] = {
+VERIFIERS: dict[str, Callable[..., Verifier]] = {
     "math": math,
     "number": number,
     "choice": choice,
@@ -110,11 +108,11 @@ def options(name: str) -> dict[str, Any]:
     """
     known = {key: parameter.default for key, parameter in inspect.signature(VERIFIERS[name]).parameters.items()}
     if known.pop("options", None):
-        known |= {rule.name: rule.default for rule in fields(Rules)}
+        known |= {rule.name: rule.default for rule in fields(MathRules)}
     return known
 
 
-def describe(spec: Mapping[str, Any]) -> Check:
+def describe(spec: Mapping[str, Any]) -> Verifier:
     """The check that a specification means, validated but not prepared: nothing slow or foreign is imported.
 
     >>> describe({"name": "math", "boxs": "last"})  # doctest: +ELLIPSIS
@@ -149,7 +147,7 @@ def check_type(option: str, value: Any, default: Any) -> None:
         raise UsageError(f"verify.{option} is {value!r}; it must be of the kind of {default!r}.")
 
 
-def build(spec: Mapping[str, Any]) -> Check:
+def build(spec: Mapping[str, Any]) -> Verifier:
     r"""A verifier, ready to be called in this process as `(response, row) -> Verdict`, without limits.
 
     `spec` is the recipe's [verify] table: the `name` and its options. Raises UsageError for one that cannot work.
@@ -178,17 +176,3 @@ def gold_response(spec: Mapping[str, Any], row: Row) -> str | None:
     ('\\boxed{4}', None)
     """
     return describe(spec).gold(row)
-
-
-def check_gold(pool: Pool, spec: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[Row, Verdict]]:
-    """The rows whose own gold answer the verifier does not find right, with its verdict.
-
-    >>> from sieverl.verify import Pool
-    >>> with Pool({"name": "number"}) as pool:
-    ...     [row for row, verdict in check_gold(pool, {"name": "number"}, [{"answer": "4"}, {"answer": "four"}])]
-    [{'answer': 'four'}]
-    """
-    gold = describe(spec).gold
-    tried = [(response, row) for row in rows if (response := gold(row)) is not None]
-    verdicts = pool.verdicts(tried)
-    return [(row, verdict) for (_, row), verdict in zip(tried, verdicts, strict=True) if not verdict.correct]

@@ -9,14 +9,12 @@ import math
 import re
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sieverl.types import Row, Verdict
-from sieverl.verify.check import NO_ANSWER, REFUSED, TooBig, binary, golds
+from sieverl.verify.check import NO_ANSWER, REFUSED, TooBig, binary, gold_answers
 from sieverl.verify.numbers import DEGREES, ungroup
-
-if TYPE_CHECKING:
-    from sieverl.verify.math import Rules
+from sieverl.verify.rules import MathRules
 
 _E_NOTATION = re.compile(r"(?<![\w.}])([-+]?[0-9]+(?:\.[0-9]*)?)[eE]([-+]?[0-9]{1,3})(?![\w.^])")
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9]{3}(?![0-9]))")
@@ -36,20 +34,7 @@ def prepare() -> None:
     importlib.import_module("math_verify")
 
 
-def same(answer: str, gold: str, rules: Rules) -> bool:
-    """Whether two answers are the same: cheaply where that decides, else by Math-Verify. Raises TooBig.
-
-    >>> from sieverl.verify.math import Rules
-    >>> same(r"\\frac{x}{7}+\\frac{2}{7}", r"\\frac{x+2}{7}", Rules())
-    True
-    """
-    from sieverl.verify.math import same_cheaply
-
-    told = same_cheaply(answer, gold, rules)
-    return compare(rewrite(answer, rules), rewrite(gold, rules), rules) if told is None else told
-
-
-def unboxed(response: str, gold_texts: list[str], rules: Rules) -> Verdict:
+def unboxed(response: str, gold_texts: list[str], rules: MathRules) -> Verdict:
     """The verdict of a response without a box: what Math-Verify finds in its end ("the answer is ...", or the last)."""
     text = ungroup(response[-TAIL:]) if rules.commas else response[-TAIL:]
     if "$" not in text:
@@ -60,12 +45,12 @@ def unboxed(response: str, gold_texts: list[str], rules: Rules) -> Verdict:
     return binary(any(agree(found, boxed(rewrite(gold, rules), rules), rules) for gold in gold_texts))
 
 
-def whole(response: str, row: Row, rules: Rules) -> Verdict:
+def whole(response: str, row: Row, rules: MathRules) -> Verdict:
     """Math-Verify's own reading of response and gold, which may be marked up or bare."""
     if len(response) > rules.max_chars:
         return REFUSED
     bare = "latex" in rules.targets
-    texts = [rf"\boxed{{{gold}}}" if bare and not _DELIMITERS.search(gold) else gold for gold in golds(row)]
+    texts = [rf"\boxed{{{gold}}}" if bare and not _DELIMITERS.search(gold) else gold for gold in gold_answers(row)]
     try:
         found = parse(response, rules)
         return binary(any(agree(found, parse(text, rules), rules) for text in texts)) if found else NO_ANSWER
@@ -73,11 +58,10 @@ def whole(response: str, row: Row, rules: Rules) -> Verdict:
         return REFUSED
 
 
-def rewrite(text: str, rules: Rules) -> str:
+def rewrite(text: str, rules: MathRules) -> str:
     r"""An answer in the words of Math-Verify, by the rules for percent, commas and e-notation.
 
-    >>> from sieverl.verify.math import Rules
-    >>> rewrite("4.5e33 + x.", Rules()), rewrite(r"x\%", Rules()), rewrite("1,000", Rules(commas=False))
+    >>> rewrite("4.5e33 + x.", MathRules()), rewrite(r"x\%", MathRules()), rewrite("1,000", MathRules(commas=False))
     ('4.5\\times 10^{33} + x', 'x', '1, 000')
     """
     text = text.strip()
@@ -93,18 +77,18 @@ def rewrite(text: str, rules: Rules) -> str:
 
 
 @lru_cache(4096)
-def compare(answer: str, gold: str, rules: Rules) -> bool:
+def compare(answer: str, gold: str, rules: MathRules) -> bool:
     """Whether Math-Verify finds two bare answers the same; kept, since the samples of a prompt repeat themselves."""
     return agree(boxed(answer, rules), boxed(gold, rules), rules)
 
 
 @lru_cache(2048)
-def boxed(text: str, rules: Rules) -> tuple[Any, ...]:
+def boxed(text: str, rules: MathRules) -> tuple[Any, ...]:
     """A bare answer, parsed."""
     return parse(rf"\boxed{{{text}}}", rules)
 
 
-def parse(text: str, rules: Rules) -> tuple[Any, ...]:
+def parse(text: str, rules: MathRules) -> tuple[Any, ...]:
     """What Math-Verify reads in a text: expressions and, last, the text it took them from."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig
     from math_verify import parse as math_verify_parse
@@ -118,7 +102,7 @@ def parse(text: str, rules: Rules) -> tuple[Any, ...]:
     return tuple(math_verify_parse(text, [targets[name] for name in rules.targets], parsing_timeout=None))
 
 
-def agree(answer: tuple[Any, ...], gold: tuple[Any, ...], rules: Rules) -> bool:
+def agree(answer: tuple[Any, ...], gold: tuple[Any, ...], rules: MathRules) -> bool:
     """Math-Verify's comparison of what it parsed, refused where a number would be too large to write down."""
     from math_verify import verify
 
@@ -137,7 +121,7 @@ def agree(answer: tuple[Any, ...], gold: tuple[Any, ...], rules: Rules) -> bool:
     )
 
 
-def differ(answer: Any, gold: Any, rules: Rules) -> bool:
+def differ(answer: Any, gold: Any, rules: MathRules) -> bool:
     """Whether two expressions have clearly different values at a point, so that no simplification can make them equal.
 
     This spares wrong answers the slow part of Math-Verify. It also corrects that library for small numbers, which it
@@ -145,9 +129,8 @@ def differ(answer: Any, gold: Any, rules: Rules) -> bool:
 
     >>> from sympy import Float, Symbol
     >>> x = Symbol("x", real=True)
-    >>> from sieverl.verify.math import Rules
     >>> pairs = ((x + 1) ** 2, x**2 + 1), ((x + 1) ** 2, x**2 + 2 * x + 1), (Float("1e-10"), Float("2e-10"))
-    >>> [differ(answer, gold, Rules()) for answer, gold in pairs]
+    >>> [differ(answer, gold, MathRules()) for answer, gold in pairs]
     [True, False, True]
     """
     sympy = importlib.import_module("sympy")

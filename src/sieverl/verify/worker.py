@@ -19,9 +19,9 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from sieverl.errors import DataError, SieveError
+from sieverl.errors import DataError, SieveRLError
 from sieverl.verify import build
-from sieverl.verify.check import Check
+from sieverl.verify.check import Verifier
 from sieverl.verify.process import MARK, end_started
 
 OWN = os.getpid()
@@ -55,7 +55,7 @@ def serve(channel: socket.socket, lines: TextIO) -> None:
     config = json.loads(first)
     try:
         check = build(config["spec"])
-    except SieveError as error:
+    except SieveRLError as error:
         say(channel, fatal(error))
         return
     limit_memory(config["memory_mb"])
@@ -78,12 +78,12 @@ def say(channel: socket.socket, message: dict[str, Any]) -> None:
     channel.sendall(json.dumps(message).encode() + b"\n")
 
 
-def answer(check: Check, response: str, row: dict[str, Any]) -> dict[str, Any]:
+def answer(check: Verifier, response: str, row: dict[str, Any]) -> dict[str, Any]:
     """The verdict of one response, or what went wrong; after running out of memory the process is not to be trusted."""
     try:
         verdict = check(response, row)
         return {"verdict": [verdict.reward, verdict.correct, verdict.status, dict(verdict.parts)]}
-    except SieveError as error:
+    except SieveRLError as error:
         return fatal(error)
     except MemoryError:
         return {"error": "out of memory", "last": True}
@@ -104,7 +104,7 @@ def place(error: Exception) -> str:
     return f" ({file.name}:{[line for other, line in foreign if other == file][-1]})"
 
 
-def fatal(error: SieveError) -> dict[str, Any]:
+def fatal(error: SieveRLError) -> dict[str, Any]:
     """The message that stops the run: the specification or the data cannot work."""
     return {"fatal": "data" if isinstance(error, DataError) else "usage", "message": str(error)}
 

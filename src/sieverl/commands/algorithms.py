@@ -1,0 +1,72 @@
+"""`sieverl algorithms`: every algorithm with its axes, one with its formula; read off the values themselves."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+AXES = (
+    "sampling",
+    "shape",
+    "select",
+    "advantage",
+    "token_advantage",
+    "whiten",
+    "ratio",
+    "objective",
+    "penalties",
+    "aggregate",
+    "denominator",
+)
+
+
+ABOUT = "list the algorithms, or show one with its formula and axes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `sieverl algorithms`."""
+
+    name: str | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sieverl algorithms`."""
+    parser.add_argument("name", nargs="?", metavar="NAME")
+
+
+def run(options: Options) -> None:
+    """Print the table of all algorithms, or everything about one."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from sieverl.algorithms.describe import describe, explain, formula
+    from sieverl.algorithms.named import ALGORITHMS, get_algorithm
+
+    name = options.name
+    console = Console(soft_wrap=True)
+    if name is None:
+        table = Table(title="An algorithm is one choice on each axis; what is not shown is as in reinforce.")
+        for column in ("name", "keeps", "advantage", "what it is"):
+            table.add_column(column, no_wrap=column != "what it is")
+        for key, value in ALGORITHMS.items():
+            table.add_row(key, describe(value.select), describe(value.advantage), value.about)
+        console.print(table)
+        console.print("sieverl algorithms NAME shows all axes and the formula of one", highlight=False)
+        return
+    algorithm = get_algorithm(name)
+    console.print(f"[bold]{escape(name)}[/]: {escape(algorithm.about)}", highlight=False)
+    console.print(f"paper:   {escape(algorithm.paper or 'see its base algorithm')}", highlight=False)
+    console.print(f"formula: {escape(formula(algorithm))}", highlight=False)
+    console.print(f"needs:   {', '.join(sorted(algorithm.needs)) or 'nothing beyond log-probs'}", highlight=False)
+    table = Table()
+    for column in ("axis", "choice", "meaning"):
+        table.add_column(column)
+    for axis in AXES:
+        value = getattr(algorithm, axis)
+        table.add_row(axis, escape(describe(value)), escape(explain(value)))
+    if algorithm.critic is not None:
+        table.add_row("critic", escape(repr(algorithm.critic)), "")
+    console.print(table)
+    console.print(f"run it:  sieverl demo --algorithm {name}", highlight=False)

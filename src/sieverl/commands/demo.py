@@ -1,0 +1,82 @@
+"""`sieverl demo`: the shipped model, real RL, about three minutes on two CPU cores."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sieverl.assets import RECIPE
+from sieverl.commands.train import RunOptions, add_run_arguments, train_recipe
+from sieverl.errors import ExitCode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sieverl.recipe import Recipe
+
+ABOUT = "train the shipped tiny model, in about three minutes on a laptop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(RunOptions):
+    """The options of `sieverl demo`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sieverl demo`."""
+    add_run_arguments(parser)
+
+
+def run(options: Options) -> ExitCode:
+    """Train the demo's recipe; at the end, show a response before and after."""
+    return train_recipe(recipe(options.changes(), options.resume), options.resume, ending)
+
+
+def recipe(overrides: Mapping[str, Any], resume: str = "auto") -> Recipe:
+    """The demo's recipe; without a run directory of the user's, the newest unfinished one or else a new one."""
+    from sieverl.recipe import load
+    from sieverl.run_dir import manifest
+
+    changes = dict(overrides)
+    if "run_dir" in changes:
+        return load(RECIPE, changes)
+    made = sorted(Path("runs").glob("demo-*"), key=lambda p: p.stat().st_mtime)
+    if made and resume != "never":
+        last = load(RECIPE, {**changes, "run_dir": str(made[-1])})
+        steps = manifest.steps(made[-1] / "checkpoints")
+        same = (made[-1] / "recipe.toml").is_file() and load(made[-1] / "recipe.toml") == last
+        if same and steps and steps[-1] < last.steps:
+            return last
+    number = 1
+    while (fresh := Path("runs") / f"demo-{number}").exists():
+        number += 1
+    return load(RECIPE, {**changes, "run_dir": str(fresh)})
+
+
+def ending(run_dir: Path, console: Console) -> None:
+    """One worked response before and after, and what to try next."""
+    from rich.markup import escape
+    from rich.panel import Panel
+
+    from sieverl.run_dir import manifest
+    from sieverl.run_dir.rollouts import read_evaluation
+
+    last = manifest.steps(run_dir / "checkpoints")[-1]
+    before, after = (read_evaluation(run_dir, step) for step in (0, last))
+    for key in before:
+        if key in after and not before[key].correct and after[key].correct:
+            for title, row in (("before", before[key]), ("after", after[key])):
+                verdict = "[green]right[/]" if row.correct else "[red]wrong[/]"
+                text = f"[dim]{escape(row.prompt)} = ?[/]\n{escape(row.response)}"
+                console.print(Panel(text, title=f"{title}: {verdict}", title_align="left", width=60))
+            break
+    console.print("next:", style="bold")
+    for command in (
+        "sieverl demo --algorithm grpo",
+        "sieverl algorithms reinforce_rej",
+        f"sieverl train {run_dir}/recipe.toml --run-dir runs/mine --train.lr 1e-4",
+    ):
+        console.print(f"  .venv/bin/{command}", highlight=False)

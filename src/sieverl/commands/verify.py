@@ -1,0 +1,163 @@
+"""`sieverl verify`: a file of responses gets rewards and statuses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sieverl.data.local import read_path
+from sieverl.errors import DataError, UsageError, nearest
+from sieverl.files import atomic_write
+from sieverl.options import key_values, parse_value
+from sieverl.types import Status, Verdict
+from sieverl.verify.check import stop_if_all_failed
+from sieverl.verify.pool import Pool
+
+ABOUT = "score a file of responses against gold answers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `sieverl verify`."""
+
+    verifier: str
+    input: str
+    output: str
+    option: Sequence[str]
+    gold: str
+    response: str
+    workers: int
+    timeout: float
+    memory_mb: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sieverl verify`."""
+    add = parser.add_argument
+    add("--verifier", default="math", metavar="NAME")
+    add("--input", required=True, metavar="F.jsonl", help="rows with `gold` and `response`")
+    add("--output", required=True, metavar="G.jsonl", help="the rows with `reward` and `status`")
+    add("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the verifier")
+    add("--gold", default="gold", metavar="COLUMN")
+    add("--response", default="response", metavar="COLUMN")
+    add("--workers", type=int, default=2)
+    add("--timeout", type=float, default=5.0, metavar="SECONDS")
+    add("--memory-mb", type=int, default=1024)
+
+
+def run(options: Options) -> None:
+    """Score the file."""
+    given = key_values(options.option, "--option")
+    verify_file(
+        {"name": options.verifier, **{key: parse_value(text) for key, text in given.items()}},
+        options.input,
+        options.output,
+        options.gold,
+        options.response,
+        workers=options.workers,
+        timeout_s=options.timeout,
+        memory_mb=options.memory_mb,
+    )
+
+
+def verify_file(
+    verifier: Mapping[str, Any],
+    input: str | Path,
+    output: str | Path,
+    gold: str = "gold",
+    response: str = "response",
+    **limits: Any,
+) -> Counter[Status]:
+    """Score the rows of a JSONL or Parquet file and write them, in order, with `reward` and `status` besides.
+
+    `gold` and `response` name the columns; `a.b` is the field `b` of the column `a`. `limits` are those of
+    `Pool`: `workers`, `timeout_s`, `memory_mb`. The output is written whole or not
+    at all, and as Parquet if its name says so. Returns the counts per status, which it also prints. Raises DataError
+    with file and line for a row that cannot be used; an Alarm, after writing, if every row is an error.
+    """
+    source, target = Path(input), Path(output)
+    if target.is_dir() or not target.parent.is_dir():
+        raise UsageError(f"Cannot write {target}: give the name of a file in a directory that exists.")
+    rows = read(source)
+    pairs = [pair(row, gold, response, where) for where, row in rows]
+    with Pool(verifier, **limits) as pool:
+        verdicts = pool.verdicts(pairs)
+        reasons = pool.reasons
+    scored = [{**row, "reward": v.reward, "status": v.status.value} for (_, row), v in zip(rows, verdicts, strict=True)]
+    atomic_write(target, lambda path: write(path, scored, parquet=target.suffix == ".parquet"))
+    report(verdicts, reasons, target)
+    stop_if_all_failed([verdict.status for verdict in verdicts], reasons)
+    return Counter(verdict.status for verdict in verdicts)
+
+
+def read(source: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of a file, each with the place it stands at (`file:line`)."""
+    rows = []
+    for raw in read_path(source, "test"):
+        if raw.row is None:
+            raise DataError(
+                f'{raw.where}: {raw.problem}; each line is one row such as {{"gold": "4", "response": "..."}}'
+            )
+        rows.append((raw.where, raw.row))
+    if not rows:
+        raise DataError(f"{source} has no rows")
+    return rows
+
+
+def pair(row: Mapping[str, Any], gold: str, response: str, where: str) -> tuple[str, dict[str, Any]]:
+    """The response of a row, and the row with its gold as `answer`."""
+    text, answer = field(row, response, where, "--response"), field(row, gold, where, "--gold")
+    if not isinstance(text, str):
+        raise DataError(f"{where}: the column {response!r} is a {type(text).__name__}; a response is text.")
+    if answer is None or answer == "" or answer == []:
+        raise DataError(f"{where}: the column {gold!r} is empty; a row needs its gold answer.")
+    return text, {**row, "answer": answer}
+
+
+def field(row: Mapping[str, Any], path: str, where: str, option: str) -> Any:
+    """A column, or a field of one (`column.field`)."""
+    value: Any = row
+    for name in [path] if path in row else path.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            names = list(value) if isinstance(value, Mapping) else []
+            has = f"it has {', '.join(map(str, names))}" if names else "it has no fields"
+            raise DataError(
+                f"{where} has no column {path!r}; {has}. Name the right one with {option}.{nearest(name, names)}"
+            )
+        value = value[name]
+    return value
+
+
+def write(path: Path, rows: Sequence[Mapping[str, Any]], parquet: bool) -> None:
+    """The scored rows as JSONL or Parquet."""
+    if parquet:
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        return
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
+
+
+def report(verdicts: Sequence[Verdict], reasons: Mapping[str, int], target: Path) -> None:
+    """One table: how many responses have each status, and what errors said."""
+    from rich.console import Console
+    from rich.table import Table
+
+    counts = Counter(verdict.status for verdict in verdicts)
+    mean = sum(verdict.reward for verdict in verdicts) / max(1, len(verdicts))
+    table = Table("status", "responses", "share", title=f"{len(verdicts)} responses, mean reward {mean:.4f}")
+    for status in Status:
+        if counts[status]:
+            table.add_row(status.value, f"{counts[status]}", f"{counts[status] / len(verdicts):.1%}")
+    console = Console()
+    console.print(table)
+    for reason, count in Counter(reasons).most_common(3):
+        console.print(f"{count} x {reason}", markup=False, highlight=False)
+    console.print(f"written to {target}", markup=False, highlight=False, soft_wrap=True)

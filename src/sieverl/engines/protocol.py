@@ -1,0 +1,72 @@
+"""What an engine is: tokens in, tokens and log-probs out. Any object with `sample` and `load` will do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from sieverl.model.policy import Policy
+from sieverl.types import Rollout
+
+
+@dataclass(frozen=True)
+class Request:
+    """`samples` responses to one prompt: sample indices `first` to `first + samples - 1`.
+
+    Noise is a function of (`seed`, `prompt_id`, sample, position). `group` is the caller's own number; it and the
+    prompt's tokens come back with each rollout.
+    """
+
+    prompt_id: int
+    prompt_tokens: Sequence[int]
+    samples: int
+    seed: int = 0
+    first: int = 0
+    group: int = 0
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How responses are sampled. Temperature 0 is greedy. Every id of `eos` and every string of `stop` ends a response.
+
+    `top_p` below 1 and `top_k` above 0 are for evaluation only: they change the distribution that log-probs refer to.
+    """
+
+    max_tokens: int
+    eos: tuple[int, ...]
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+
+
+OnDone = Callable[[Rollout], None]
+
+
+class Engine(Protocol):
+    """Token ids in, token ids and log-probs out."""
+
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingParams, on_done: OnDone | None = None
+    ) -> list[Rollout]:
+        """Responses in the order of the requests, sample by sample; `on_done` sees each as it ends, in any order."""
+        ...
+
+    def load(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Take new weights, by the names of the model's parameters; `version` is the number of steps trained."""
+        ...
+
+
+class EngineClass(Protocol):
+    """An engine that a recipe can name, and what it can do."""
+
+    stop_strings: bool  # whether it ends responses at `SamplingParams.stop`
+
+    def __call__(self, policy: Policy, max_num_seqs: int) -> Engine: ...
+
+    def on_policy(self, dtype: str) -> bool:
+        """Whether its log-probs in `dtype` are the learner's own, so that they need no importance sampling."""
+        ...

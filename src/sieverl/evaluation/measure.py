@@ -1,0 +1,114 @@
+"""Sample k responses to every prompt of a benchmark, verify them, and count: what training and `sieverl eval` share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from sieverl.engines.protocol import Engine, OnDone, Request, SamplingParams
+from sieverl.evaluation.statistics import Interval, majority, scores
+from sieverl.evaluation.votes import Read
+from sieverl.rollout.environment import Environment, PromptSet
+from sieverl.rollout.verified import Scored, sample_verified
+from sieverl.types import Rollout, Status
+from sieverl.verify import stop_if_all_failed
+
+
+@dataclass(frozen=True)
+class Record:
+    """The k responses to one prompt, sample by sample. `answers` are in one spelling, None where there is none."""
+
+    prompt: int
+    correct: tuple[bool, ...]
+    lengths: tuple[int, ...]
+    statuses: tuple[Status, ...]
+    answers: tuple[str | None, ...]
+
+    @property
+    def majority(self) -> bool:
+        """Whether the most common answer is right: the verdict of the first response that gave it."""
+        winner = majority(self.answers)
+        return winner is not None and self.correct[winner]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores with 95% intervals (`avg@k`, `pass@j`, `maj@k`), and shares of all responses (and their mean length)."""
+
+    scores: Mapping[str, Interval]
+    shares: Mapping[str, float]
+
+
+@dataclass
+class Watched:
+    """An engine that also tells `tick` of every response that ends."""
+
+    engine: Engine
+    tick: Callable[[], None]
+
+    def sample(
+        self, requests: Sequence[Request], sampling: SamplingParams, on_done: OnDone | None = None
+    ) -> list[Rollout]:
+        def done(rollout: Rollout) -> None:
+            self.tick()
+            if on_done:
+                on_done(rollout)
+
+        return self.engine.sample(requests, sampling, done)
+
+    def load(self, weights: Mapping[str, Tensor], version: int) -> None:
+        self.engine.load(weights, version)
+
+
+def measure(
+    environment: Environment, prompts: PromptSet, samples: int, read: Read
+) -> tuple[list[Record], list[Scored]]:
+    """All ranks' records in the order of the prompts, and this rank's own responses.
+
+    Response number s to a prompt depends on (seed, prompt id, s) and the weights only: the first 4 of 16 samples are
+    those of a run with k = 4, the first 20 prompts those of a run with 20 (but for rounding in float32). `read` gives
+    the answer that a response votes for. Raises an Alarm if every answer of the verifier is an error.
+    """
+    world = environment.world
+    mine = range(world.rank, len(prompts.prompts), world.size)
+    requests = [Request(prompts.prompts[i].id, prompts.prompt_tokens[i], samples, prompts.seed, group=i) for i in mine]
+    rows = {i: prompts.prompts[i].row for i in mine}
+    before = Counter(environment.pool.reasons)
+    scored = sample_verified(environment, requests, rows, prompts.sampling)
+    own = [record(scored[i : i + samples], read) for i in range(0, len(scored), samples)]
+    records = [one for part in world.all_gather(own) for one in part]
+    stop_if_all_failed([s for one in records for s in one.statuses], environment.reasons_since(before))
+    return sorted(records, key=lambda one: one.prompt), scored
+
+
+def record(scored: Sequence[Scored], read: Read) -> Record:
+    """The record of one prompt's responses. What is truncated or has no answer takes no part in the vote."""
+    mute = (Status.TRUNCATED, Status.NO_ANSWER)
+    return Record(
+        scored[0].rollout.group,
+        tuple(s.verdict.correct for s in scored),
+        tuple(len(s.rollout.tokens) for s in scored),
+        tuple(s.verdict.status for s in scored),
+        tuple(None if s.verdict.status in mute else read(s.text) for s in scored),
+    )
+
+
+def summarise(records: Sequence[Record]) -> Summary:
+    """The numbers of a benchmark from its records, each with the same number of samples."""
+    samples = len(records[0].correct)
+    correct_P = np.array([sum(one.correct) for one in records])
+    majority_P = np.array([one.majority for one in records])
+    statuses = [status for one in records for status in one.statuses]
+    shares = {"length_mean": float(np.mean([one.lengths for one in records]))}
+    told = (Status.TRUNCATED, Status.NO_ANSWER, Status.VERIFIER_TIMEOUT, Status.VERIFIER_ERROR)
+    shares |= {status.value: statuses.count(status) / len(statuses) for status in told}
+    return Summary(scores(correct_P, majority_P, samples), shares)
+
+
+def watched(environment: Environment, tick: Callable[[], None]) -> Environment:
+    """The same with an engine that tells `tick` of every response that ends."""
+    return replace(environment, engine=Watched(environment.engine, tick))

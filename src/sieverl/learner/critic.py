@@ -1,0 +1,81 @@
+"""Values for PPO: a linear head on the policy's own (detached) hidden states, or a model of its own.
+
+Legend: T response tokens of a micro-batch, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sieverl.algorithms.algorithm import Critic
+from sieverl.algorithms.objective import value_loss
+from sieverl.distributed.world import World
+from sieverl.learner.batches import MiniBatch, Sample, micro_batches
+from sieverl.model.packed import layout
+from sieverl.model.policy import Policy
+
+
+class ValueModel:
+    """V(prompt, tokens so far) for each response token. `body` is the critic's own model; None shares the policy's."""
+
+    def __init__(self, settings: Critic, policy: Policy, body: Policy | None = None) -> None:
+        self.settings, self.body = settings, body
+        size = policy.head.weight.shape[1]
+        dtype = torch.float64 if policy.float64 else torch.float32
+        self.head = torch.nn.Linear(size, 1, dtype=dtype, device=policy.device)
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
+        self.trained = {f"head.{name}": p for name, p in self.head.named_parameters()}
+        if body is not None:
+            used = {id(p) for p in body.decoder.parameters()}
+            self.trained |= {f"body.{n}": p for n, p in body.parameters.items() if id(p) in used}
+        self.optimizer = torch.optim.AdamW(list(self.trained.values()), lr=settings.lr, weight_decay=0.0, fused=True)
+        self.loss, self.updates = 0.0, 0
+
+    def values(self, samples: Sequence[Sample], policy: Policy) -> Tensor:
+        """Values of the states before each response token, [T]; 0 everywhere before training."""
+        body = self.body or policy
+        with torch.set_grad_enabled(self.body is not None and torch.is_grad_enabled()):
+            hidden_TD = body.hidden_at(layout(samples, body.device))
+        value_T: Tensor = self.head(hidden_TD.to(self.head.weight.dtype))[:, 0]
+        return value_T
+
+    @torch.no_grad()
+    def score(self, samples: Sequence[Sample], policy: Policy, budget: int) -> list[Tensor]:
+        """Values of each sample's response tokens, without gradient, in order."""
+        out: list[Tensor] = [torch.empty(0)] * len(samples)
+        for group in micro_batches(samples, budget):
+            chosen = [samples[i] for i in group]
+            parts = torch.split(self.values(chosen, policy), [len(s.response_tokens) for s in chosen])
+            for i, part in zip(group, parts, strict=True):
+                out[i] = part
+        return out
+
+    def update(self, batch: MiniBatch, policy: Policy, budget: int, world: World) -> bool:
+        """One optimiser step on the clipped value loss, a mean over the kept tokens of the mini-batch of all ranks.
+
+        Whether it was made: gradients that are not finite are dropped.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        kept = [s for s in batch.samples if s.kept]
+        for group in micro_batches(kept, budget):
+            chosen = [kept[i] for i in group]
+            old_T, target_T = (torch.cat([getattr(s, name) for s in chosen]) for name in ("value", "value_target"))
+            loss_T = value_loss(self.values(chosen, policy), old_T, target_T, self.settings.clip)
+            (loss_T.sum() / batch.kept_tokens).backward()
+            self.loss += float(loss_T.detach().sum()) / batch.kept_tokens
+        self.updates += 1
+        world.sum_gradients(list(self.trained.values()))
+        norm = torch.nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            self.optimizer.step()
+        return finite
+
+    def metrics(self) -> dict[str, float]:
+        """Mean value loss since last asked (this rank's part)."""
+        loss, updates, self.loss, self.updates = self.loss, self.updates, 0.0, 0
+        return {"train/value_loss": loss / max(updates, 1)}

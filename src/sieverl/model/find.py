@@ -1,0 +1,73 @@
+"""A model to use, not to train: the shipped one, a directory, a run's newest checkpoint, a checkpoint or a Hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from sieverl.assets import BASE
+from sieverl.errors import DataError
+from sieverl.model.load import choose_device, load_policy, load_tokenizer, start_of_adapters
+from sieverl.model.policy import Policy
+from sieverl.run_dir import manifest
+
+FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # weights, configuration, tokenizer
+
+
+def find_model(name: str) -> tuple[str, Path | None]:
+    """The directory of a model, and its run directory if it is a checkpoint (the newest one of a run)."""
+    if name == "base":
+        return str(BASE), None
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        if path.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+            raise DataError(f"there is no model {name}: give a directory, a run, a Hub id (org/name) or `base`")
+        return str(download(name)), None
+    path = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    if steps := manifest.steps(path):
+        path = path / f"{manifest.PREFIX}{steps[-1]}"
+    if not any((path / file).is_file() for file in ("config.json", "adapter_config.json")):
+        raise DataError(f"{name} holds no model: neither config.json, nor adapter_config.json, nor checkpoints")
+    path = path.resolve()
+    if (path / "manifest.json").is_file() and (fault := manifest.verify_manifest(path)):
+        raise DataError(f"the checkpoint {path} is damaged: {fault}; evaluate another, or copy it anew")
+    return str(path), path.parent.parent if path.parent.name == "checkpoints" else None
+
+
+def download(name: str) -> Path:
+    """The files of a model on the Hub, in the Hub library's cache; what is there is not loaded again."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    # httpx's error or httpx2's, whichever the installed Hub library is built on
+    failed_connection: type[Exception] = HfHubHTTPError.__bases__[0]
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES), ignore_patterns=["*/*", "consolidated*"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, failed_connection, ConnectionError) as error:
+        raise DataError(
+            f"no directory {name} is here, and the Hub's model of that name cannot be had "
+            f"({str(error).strip().splitlines()[0][:120]}); check the name or the connection, or give a local directory"
+        ) from error
+
+
+def load_for_use(path: str, dtype: str) -> Policy:
+    """A model, or LoRA adapters on their start model, as it is in training."""
+    found = Path(path) if (Path(path) / "adapter_config.json").is_file() else None
+    path = start_of_adapters(found) if found else path
+    return load_policy(path, load_tokenizer(path), dtype, choose_device("auto"), found=found)
+
+
+def weights_hash(model: Any) -> str:
+    """SHA-256 over the names and float32 values of all parameters, whatever files they came from.
+
+    >>> import torch
+    >>> weights_hash(torch.nn.Linear(1, 1, bias=False)) == weights_hash(torch.nn.Linear(1, 1, bias=False))
+    False
+    """
+    total = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        total.update(name.encode())
+        total.update(parameter.detach().float().cpu().contiguous().numpy())
+    return total.hexdigest()

@@ -1,0 +1,210 @@
+"""From the files of a model to a policy that is known to be computed right, with or without adapters."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from sieverl.errors import DataError, UsageError
+from sieverl.model import families
+from sieverl.model.files import (
+    ADAPTER,
+    _check_complete,
+    _check_config,
+    _check_tables,
+    _check_weights,
+    _is_local,
+    _loading,
+    _names,
+    check_attention,
+    check_vocabulary,
+)
+from sieverl.model.policy import Policy
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+PLAIN_TEXT = "1 + 1 = 2"
+TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "tekken.json", "*.tiktoken", "*.spm")
+
+
+def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Every id that ends a response: the generation config's `eos_token_id` (one or several), else the tokenizer's."""
+    config = getattr(model, "generation_config", None)
+    ids = getattr(config, "eos_token_id", None)
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    if ids is None:
+        raise DataError("the model has no end-of-text token; set eos_token_id in its generation_config.json")
+    return tuple(int(i) for i in (ids if isinstance(ids, Sequence) else [ids]))
+
+
+# --- loading ----------------------------------------------------------------------------------------
+
+
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a local directory or Hub id; one that makes no tokens of plain text is refused."""
+    from transformers import AutoTokenizer
+
+    if _is_local(path):
+        _check_tables(Path(path))
+        if not any(file for pattern in TOKENIZERS for file in Path(path).glob(pattern)):
+            raise DataError(f"{path} holds no tokenizer (tokenizer.json or tokenizer.model); copy it to the weights")
+    with _loading(path, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        ids = tokenizer(PLAIN_TEXT, add_special_tokens=False)["input_ids"]
+    if not set(ids) - {tokenizer.unk_token_id}:
+        raise DataError(
+            f"the tokenizer of {path} makes {'unknown' if ids else 'no'} tokens of {PLAIN_TEXT!r}: the model would "
+            "not see its prompts; copy all files of the tokenizer that belongs to the weights"
+        )
+    return tokenizer
+
+
+def load_model(path: str, dtype: str = "float32", device: str = "cpu", implementation: str | None = None) -> Any:
+    """A causal LM with float32 parameters (float64 when asked), dropout off, every parameter read from its files."""
+    from transformers import AutoModelForCausalLM
+
+    check_attention(implementation)
+    local = _is_local(path)
+    if local:
+        _check_tables(Path(path))
+    _check_config(path)
+    if local:
+        _check_weights(Path(path))
+    parameters = torch.float64 if dtype == "float64" else torch.float32
+    with _loading(path, "model", implementation):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=parameters,
+            attn_implementation=implementation,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # to name them below
+        )
+    mismatched = [f"{key} {list(ours)} for {list(wanted)}" for key, ours, wanted in info["mismatched_keys"]]
+    _check_complete(path, missing=info["missing_keys"], unexpected=info["unexpected_keys"], of_another_shape=mismatched)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for name, p in model.named_parameters():
+        if not torch.isfinite(p).all():
+            raise DataError(f"the weights of {path} hold values that are no numbers, in {name}; take another copy")
+        # out of the mapped file: sums depend on alignment, and a resume must give the same bits
+        p.data = p.data.to(device, copy=True)
+    return model.to(device).eval()
+
+
+def new_adapters(model: Any, rank: int, alpha: float, targets: str) -> Any:
+    """`model` with fresh LoRA adapters on the layers that `targets` names with commas, or on "all-linear" ones."""
+    from peft import LoraConfig, get_peft_model
+
+    layers: Any = targets if targets == "all-linear" else [name.strip() for name in targets.split(",")]
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=layers)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of renamings that have nothing to do with this model
+            return get_peft_model(model, config)
+    except ValueError as error:  # no such layer, or one that takes no adapter
+        first = str(error).strip().splitlines()[0][:200]
+        raise UsageError(f"model.lora.targets = {targets!r} does not fit {type(model).__name__}: {first}") from error
+
+
+def load_adapters(model: Any, path: Path) -> Any:
+    """`model` with the LoRA adapters of a directory on it, trainable, every one of them read from the file."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    _check_tables(path)
+    found = _names(path / ADAPTER)
+    with _loading(str(path), "adapters"):
+        model = PeftModel.from_pretrained(model, path, is_trainable=True)
+        wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    _check_complete(str(path), missing=wanted - found, unexpected=found - wanted - set(model.state_dict()))
+    return model
+
+
+def start_of_adapters(path: Path) -> str:
+    """The start model that adapters name in their `adapter_config.json`."""
+    _check_tables(path)
+    name = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{path}/adapter_config.json names no start model; set its base_model_name_or_path")
+    return name
+
+
+class Adapters(Protocol):
+    """The sizes of LoRA adapters, and on which layers they stand."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def targets(self) -> str: ...
+
+
+def load_policy(
+    path: str,
+    tokenizer: Any,
+    dtype: str = "float32",
+    device: str = "cpu",
+    attention: str | None = None,
+    lora: Adapters | None = None,
+    seed: int = 0,
+    found: Path | None = None,
+) -> Policy:
+    """The policy of the model at `path`, or of the checkpoint `found`.
+
+    With `lora` it is the model with new adapters (made by `seed`); with `found`, adapters there are put on the model.
+    Raises a DataError for a family that is not supported, or files that do not make a whole model.
+    """
+    adapters = found is not None and (found / "adapter_config.json").is_file()
+    full = str(found) if found is not None and not adapters else path
+    model = load_model(full, dtype, device, attention)
+    check_vocabulary(model, tokenizer, path)
+    if adapters and found is not None:
+        model = load_adapters(model, found)
+    elif lora is not None:
+        torch.manual_seed(seed)
+        model = new_adapters(model, lora.rank, lora.alpha, lora.targets)
+    policy = Policy(model, tokenizer, DTYPES[dtype])
+    check_family(policy, full)
+    return policy
+
+
+def check_family(policy: Policy, path: str) -> None:
+    """Our log-probs are made from hidden states and the output layer, of tokens that see none to their right.
+
+    A family with other last steps, or one that looks ahead, is refused by name.
+    """
+    families.check(policy.causal.config, path)
+    name = type(policy.causal).__name__
+    ids = torch.arange(8, device=policy.device)[None] % policy.head.weight.shape[0]
+    try:
+        with torch.no_grad():
+            ours, theirs = policy.logits(policy.hidden(ids)), policy.causal(input_ids=ids).logits
+            early = policy.logits(policy.hidden(ids[:, :4]))
+    except Exception as error:  # a family that takes other inputs may fail in any way
+        raise DataError(f"{path}: {name} is not supported; a trial ends in {type(error).__name__}: {error}") from error
+    own = "logits made from the last hidden states differ from the model's own"
+    ahead = "a token's logits change with the tokens after it, so that it is no causal language model; they differ"
+    for what, one, other in ((own, ours, theirs), (ahead, ours[:, :4], early)):
+        if not torch.allclose(one, other, atol=1e-3, rtol=1e-3):
+            gap = float((one - other).abs().max())
+            raise DataError(f"{path}: {what} by {gap:.3g}; {name} is not supported")
+
+
+def choose_device(name: str) -> str:
+    """The device that `auto`, `cpu` or `cuda` means here."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UsageError(f"model.device is {name!r}, which PyTorch is not asked for; allowed: auto, cpu, cuda, cuda:1")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"model.device = {name!r}, but PyTorch sees no GPU here; use auto or cpu")
+    return name

@@ -1,0 +1,220 @@
+"""One step's responses: take prompts, sample, verify, and put the rows of all ranks together.
+
+A group is one sampled prompt with its responses; its number (0, 1, ... within the step) is `prompt_R`, since small
+datasets repeat prompts. Legend: R responses of all ranks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from sieverl.algorithms.algorithm import Algorithm
+from sieverl.data import Cursor
+from sieverl.engines.noise import derived_seed
+from sieverl.engines.protocol import Request
+from sieverl.recipe import Rollout as Settings
+from sieverl.rollout.environment import Environment, PromptSet
+from sieverl.rollout.verified import KnownVerdicts, Scored, sample_verified
+from sieverl.types import FloatArray, Responses, Rollout, Row
+from sieverl.verify import stop_if_all_failed
+
+
+class ResponseRow(NamedTuple):
+    """What every rank knows of a response, whichever rank sampled it."""
+
+    group: int
+    sample: int
+    reward: float
+    correct: bool
+    status: str
+    length: int
+    truncated: bool
+    parts: Mapping[str, float | None]
+
+
+@dataclass
+class Batch:
+    """The responses of one step. `responses` are the rows of all ranks; `own` those that this rank sampled, by row."""
+
+    responses: Responses
+    own: dict[int, Scored]
+    status_R: list[str]
+    prompt_of_group: list[int]  # index of each group's prompt in the prompt set
+    cursor: Cursor
+    rounds: int = 1
+    entropy: float = 0.0  # minus the mean log-prob of all sampled tokens
+    reasons: Counter[str] = field(default_factory=Counter)  # of the verifier's errors, of all ranks
+    parts_R: list[Mapping[str, float | None]] = field(default_factory=list)
+
+    @property
+    def rollouts(self) -> dict[int, Rollout]:
+        """This rank's responses by row."""
+        return {row: scored.rollout for row, scored in self.own.items()}
+
+
+@dataclass
+class _Sampled:
+    """What was sampled so far in a step."""
+
+    groups: list[tuple[int, int]] = field(default_factory=list)  # (index of the prompt, noise seed) of each group
+    samples: list[int] = field(default_factory=list)  # responses of each group so far
+    rows: list[ResponseRow] = field(default_factory=list)
+    own: dict[tuple[int, int], Scored] = field(default_factory=dict)
+
+
+def collect_rollouts(
+    environment: Environment,
+    prompt_set: PromptSet,
+    algorithm: Algorithm,
+    cursor: Cursor,
+    settings: Settings,
+    graded: bool | None = False,
+    known: KnownVerdicts | None = None,
+) -> Batch:
+    """Sample and verify one step, in as many rounds as the algorithm's dynamic sampling asks for (one by default).
+
+    `graded` says whether rewards mean more than right and wrong; None: as far as the rewards of this step show.
+    Raises an Alarm when every verdict is an error of the verifier.
+    """
+    sampled, dynamic = _Sampled(), algorithm.sampling
+    before = Counter(environment.pool.reasons)
+    fresh, again = settings.prompts, list[int]()
+    for rounds in range(1, dynamic.max_rounds + 1):  # noqa: B007 (how many there were is in the batch)
+        groups, cursor = _next_prompts(prompt_set, sampled, cursor, fresh)
+        _sample(environment, prompt_set, sampled, [*groups, *again], settings.samples, known)
+        responses = _responses(prompt_set, sampled.rows, settings.samples, graded)
+        if dynamic.until is None:
+            break
+        done = np.unique(responses.prompt_R[dynamic.until(responses)])
+        if len(done) >= settings.prompts:
+            break
+        fresh = settings.prompts - len(done) if dynamic.fresh_prompts else 0
+        again = [] if dynamic.fresh_prompts else sorted(set(range(len(sampled.groups))) - set(done.tolist()))
+    if dynamic.greedy_baseline:
+        responses = replace(responses, greedy=_greedy(environment, prompt_set, sampled, responses))
+    keys = [(row.group, row.sample) for row in sampled.rows]
+    own = {i: sampled.own[key] for i, key in enumerate(keys) if key in sampled.own}
+    status, reasons = [row.status for row in sampled.rows], environment.reasons_since(before)
+    stop_if_all_failed(status, reasons)
+    return Batch(
+        responses,
+        own,
+        status,
+        [prompt for prompt, _ in sampled.groups],
+        cursor,
+        rounds,
+        _entropy(environment, own),
+        reasons,
+        [row.parts for row in sampled.rows],
+    )
+
+
+def _next_prompts(prompt_set: PromptSet, sampled: _Sampled, cursor: Cursor, count: int) -> tuple[list[int], Cursor]:
+    """New groups of the next `count` prompts; a prompt gets other noise in another epoch."""
+    if not count:
+        return [], cursor
+    size = len(prompt_set.prompts)
+    indices, after = cursor.take(count, size, prompt_set.seed)
+    epochs = [cursor.epoch + (cursor.index + i) // size for i in range(count)]
+    groups = list(range(len(sampled.groups), len(sampled.groups) + count))
+    sampled.groups += [(i, derived_seed(prompt_set.seed, epoch)) for i, epoch in zip(indices, epochs, strict=True)]
+    sampled.samples += [0] * count
+    return groups, after
+
+
+def _requests(
+    environment: Environment, prompt_set: PromptSet, sampled: _Sampled, groups: Sequence[int], samples: int
+) -> tuple[list[Request], dict[int, Row]]:
+    """This rank's share of the requests, one a group, and the columns of each prompt."""
+    world = environment.world
+    mine = [g for g in groups if g % world.size == world.rank]
+    requests, rows = [], {}
+    for group in mine:
+        index, seed = sampled.groups[group]
+        prompt, first = prompt_set.prompts[index], sampled.samples[group]
+        requests.append(Request(prompt.id, prompt_set.prompt_tokens[index], samples, seed, first, group))
+        rows[group] = prompt.row
+    return requests, rows
+
+
+def _sample(
+    environment: Environment,
+    prompt_set: PromptSet,
+    sampled: _Sampled,
+    groups: Sequence[int],
+    samples: int,
+    known: KnownVerdicts | None,
+) -> None:
+    requests, rows = _requests(environment, prompt_set, sampled, groups, samples)
+    own = sample_verified(environment, requests, rows, prompt_set.sampling, known)
+    sampled.own |= {(s.rollout.group, s.rollout.sample): s for s in own}
+    sampled.rows = sorted([*sampled.rows, *_all_rows(environment, own)], key=lambda row: (row.group, row.sample))
+    for group in groups:
+        sampled.samples[group] += samples
+
+
+def _all_rows(environment: Environment, own: Sequence[Scored]) -> list[ResponseRow]:
+    """The rows of all ranks' responses."""
+    rows = [
+        ResponseRow(
+            s.rollout.group,
+            s.rollout.sample,
+            s.verdict.reward,
+            s.verdict.correct,
+            s.verdict.status.value,
+            len(s.rollout.tokens),
+            s.rollout.truncated,
+            s.verdict.parts,
+        )
+        for s in own
+    ]
+    return [row for part in environment.world.all_gather(rows) for row in part]
+
+
+def _responses(prompt_set: PromptSet, rows: Sequence[ResponseRow], samples: int, graded: bool | None) -> Responses:
+    reward_R = np.array([row.reward for row in rows], dtype=np.float64)
+    return Responses(
+        prompt_R=np.array([row.group for row in rows], dtype=np.int64),
+        reward_R=reward_R,
+        correct_R=np.array([row.correct for row in rows], dtype=bool),
+        length_R=np.array([row.length for row in rows], dtype=np.int64),
+        truncated_R=np.array([row.truncated for row in rows], dtype=bool),
+        max_tokens=prompt_set.sampling.max_tokens,
+        seed=prompt_set.seed,
+        graded=len(partial_rewards(reward_R)) > 0 if graded is None else graded,
+        samples=samples,
+    )
+
+
+def partial_rewards(reward_R: FloatArray) -> FloatArray:
+    """The rewards that are neither 0, 1 nor -1, and so mean more than right and wrong.
+
+    >>> partial_rewards(np.array([1.0, 0.0, 0.5])).tolist()
+    [0.5]
+    """
+    return reward_R[~np.isin(reward_R, (-1.0, 0.0, 1.0))]
+
+
+def _greedy(environment: Environment, prompt_set: PromptSet, sampled: _Sampled, responses: Responses) -> Responses:
+    """The greedy response of each row's prompt, row by row."""
+    groups = range(len(sampled.groups))
+    requests, rows = _requests(environment, prompt_set, sampled, groups, 1)
+    requests = [replace(request, first=0) for request in requests]
+    own = sample_verified(environment, requests, rows, replace(prompt_set.sampling, temperature=0.0))
+    of_group = {row.group: row for row in _all_rows(environment, own)}
+    table = [of_group[group] for group in responses.prompt_R.tolist()]
+    return _responses(prompt_set, table, 1, responses.graded)
+
+
+def _entropy(environment: Environment, own: Mapping[int, Scored]) -> float:
+    """Minus the mean log-prob of all sampled tokens, of all ranks, in nats."""
+    logp, tokens = 0.0, 0
+    for scored in own.values():
+        logp, tokens = logp + sum(scored.rollout.logp), tokens + len(scored.rollout.tokens)
+    logp, total = environment.world.sum_floats([-logp, tokens])
+    return logp / max(1.0, total)

@@ -1,0 +1,104 @@
+"""One Parquet file of responses a step (or evaluation), one row a response, kept or not, under one schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sieverl.files import atomic_write
+from sieverl.types import Status, Verdict
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Kind = Literal["step", "eval"]
+PART = "reward/"  # columns of the parts of a reward that is a sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutRow:
+    """One response as it is logged. `parts` are the parts of a reward that is a sum, each in a column `reward/<name>`.
+
+    `group` is the number of the sampled prompt within the step. `logp` is the sum of the engine's log-probs, in nats.
+    `kept` and `advantage` are null in an evaluation.
+    """
+
+    step: int
+    group: int
+    sample: int
+    prompt_id: int
+    prompt: str
+    answer: str
+    response: str
+    reward: float
+    correct: bool
+    status: str
+    length: int
+    truncated: bool
+    kept: bool | None = None
+    advantage: float | None = None
+    logp: float
+    parts: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict that was logged."""
+        return Verdict(self.reward, self.correct, Status(self.status), self.parts)
+
+
+COLUMNS = {f.name: str(f.type).removesuffix(" | None") for f in fields(RolloutRow) if f.name != "parts"}
+
+
+def rollout_path(run_dir: Path, step: int, kind: Kind = "step") -> Path:
+    """Where the responses of one step (or of the evaluation after it, kind `eval`) are."""
+    return run_dir / "rollouts" / f"{kind}-{step:06d}.parquet"
+
+
+def write_rollouts(run_dir: Path, step: int, rows: Sequence[RolloutRow], kind: Kind = "step") -> None:
+    """Write the responses of one step, sorted by group and sample, all or nothing."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts = sorted({name for row in rows for name in row.parts})
+    columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
+    columns |= {f"{PART}{name}": [row.parts.get(name) for row in rows] for name in parts}
+    table = pa.table(columns, schema=_schema(parts))
+    atomic_write(rollout_path(run_dir, step, kind), lambda path: pq.write_table(table, path, compression="zstd"))
+
+
+def _schema(parts: Sequence[str]) -> pyarrow.Schema:
+    import pyarrow as pa
+
+    types = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "str": pa.string()}
+    return pa.schema(
+        {name: types[kind] for name, kind in COLUMNS.items()} | {f"{PART}{n}": pa.float64() for n in parts}
+    )
+
+
+def read_rollouts(run_dir: Path, step: int, kind: Kind = "step") -> list[RolloutRow]:
+    """The responses of one step; none where there is no whole file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(rollout_path(run_dir, step, kind)).to_pylist()
+        return [_row(row) for row in rows]
+    except (OSError, pa.ArrowInvalid, TypeError):  # missing, damaged, or of another version
+        return []
+
+
+def _row(columns: Mapping[str, Any]) -> RolloutRow:
+    parts = {name.removeprefix(PART): value for name, value in columns.items() if name.startswith(PART)}
+    return RolloutRow(**{name: value for name, value in columns.items() if name in COLUMNS}, parts=parts)
+
+
+def read_verdicts(run_dir: Path, step: int) -> dict[tuple[int, int], tuple[str, Verdict]]:
+    """(group, sample) -> (response, verdict) of a step that was logged before a crash, so as not to verify it again."""
+    return {(row.group, row.sample): (row.response, row.verdict) for row in read_rollouts(run_dir, step)}
+
+
+def read_evaluation(run_dir: Path, step: int) -> dict[tuple[int, int], RolloutRow]:
+    """(prompt id, sample) -> response of the evaluation after a step; empty when there was none."""
+    return {(row.prompt_id, row.sample): row for row in read_rollouts(run_dir, step, "eval")}

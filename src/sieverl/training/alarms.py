@@ -1,0 +1,33 @@
+"""When a run stops itself instead of wasting more."""
+
+from __future__ import annotations
+
+from sieverl.errors import Alarm
+from sieverl.run_dir.metrics import nonfinite
+from sieverl.training.state import Run
+from sieverl.types import Metrics
+
+
+def check_alarms(run: Run, row: Metrics) -> None:
+    """Stop a run that wastes its time: nothing kept for many steps, NaN in some, or an engine with other weights."""
+    alarms = run.recipe.alarms
+    if alarms.empty_steps and run.state.empty_steps >= alarms.empty_steps:
+        raise Alarm(
+            f"nothing was kept in {run.state.empty_steps} steps in a row ({row['select/all_wrong']:.0%} of prompts "
+            f"all wrong, {row['select/all_correct']:.0%} all correct): they are too hard or too easy for this model, "
+            "or the verifier rejects its format. Look at the newest file in rollouts/; raise rollout.samples, take "
+            "other prompts, or set alarms.empty_steps = 0 to go on"
+        )
+    if alarms.nonfinite_steps and run.state.nonfinite_steps >= alarms.nonfinite_steps:
+        which = ", ".join(name.replace("_", "-") for name in nonfinite(row))
+        raise Alarm(
+            f"NaN or infinity in the update of {run.state.nonfinite_steps} steps in a row (now in {which}): nothing "
+            "can be learnt from such a step. Look for a division by zero or an overflow in an advantage, objective or "
+            "penalty of yours, lower train.lr, or set alarms.nonfinite_steps = 0 to go on"
+        )
+    gap = row.get("policy/engine_mismatch", 0.0)
+    if alarms.engine_mismatch and gap > alarms.engine_mismatch:
+        raise Alarm(
+            f"the engine's log-probs are {gap:.2f} nats from the learner's (alarms.engine_mismatch = "
+            f"{alarms.engine_mismatch}): it samples from other weights than those that are trained"
+        )

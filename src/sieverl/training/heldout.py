@@ -1,0 +1,54 @@
+"""Held-out evaluation during training, and the KL to the reference policy there."""
+
+from __future__ import annotations
+
+import time
+
+from sieverl.evaluation.kl import exact_kl
+from sieverl.evaluation.measure import measure, summarise
+from sieverl.evaluation.votes import reader
+from sieverl.learner.batches import Sample
+from sieverl.rollout.environment import PromptSet
+from sieverl.rollout.verified import Scored
+from sieverl.run_dir.rollouts import write_rollouts
+from sieverl.training.grades import settle_grades_of_evaluation
+from sieverl.training.records import rollout_row
+from sieverl.training.state import Run
+from sieverl.types import Metrics
+
+
+def evaluate(run: Run) -> Metrics:
+    """avg@k, pass@k and maj@k on the held-out prompts with intervals, and the KL to the reference policy there."""
+    prompts, settings = run.heldout, run.recipe.evaluate
+    if prompts is None:
+        return {}
+    started = time.perf_counter()
+    name, k = settings.name, settings.samples
+    records, scored = measure(run.environment, prompts, k, reader(run.recipe.verify.spec))
+    log_evaluation(run, prompts, scored)
+    settle_grades_of_evaluation(run, scored)
+    found = summarise(records)
+    row: Metrics = {}
+    for score in (f"avg@{k}", f"pass@{k}", f"maj@{k}"):
+        row[f"eval/{name}/{score}"], low, high = found.scores[score]
+        row |= {f"eval_ci/{name}/{score}/low": low, f"eval_ci/{name}/{score}/high": high}
+    row |= {f"eval/{name}/{share}": found.shares[share] for share in ("length_mean", "truncated", "no_answer")}
+    if settings.kl_prompts:
+        row[f"eval/{name}/kl_ref"] = reference_kl(run, scored) if run.state.step else 0.0
+    row["time/evaluate"] = time.perf_counter() - started
+    return row
+
+
+def log_evaluation(run: Run, prompts: PromptSet, scored: list[Scored]) -> None:
+    """Every held-out response into its Parquet file, by rank 0."""
+    own = [rollout_row(run.state.step, prompts.prompts[s.rollout.group], s) for s in scored]
+    rows = [row for part in run.world.all_gather(own) for row in part]
+    if run.world.rank == 0:
+        write_rollouts(run.run_dir, run.state.step, sorted(rows, key=lambda r: (r.prompt_id, r.sample)), "eval")
+
+
+def reference_kl(run: Run, scored: list[Scored]) -> float:
+    """KL to the reference policy over all responses to the first `kl_prompts` held-out prompts, in nats a token."""
+    chosen = [s.rollout for s in scored if s.rollout.group < run.recipe.evaluate.kl_prompts]
+    samples = [Sample.of(rollout) for rollout in chosen]
+    return exact_kl(run.policy, run.reference(), samples, run.recipe.train.micro_batch_tokens, run.world)

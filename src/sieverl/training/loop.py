@@ -1,0 +1,113 @@
+"""The story: sample, verify, credit, cut and pack, score, update, load; log, evaluate, checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+
+from sieverl.engines.noise import derived_seed
+from sieverl.learner.batches import pack
+from sieverl.rollout.collect import Batch, collect_rollouts
+from sieverl.run_dir.rollouts import read_verdicts
+from sieverl.training import checkpoint
+from sieverl.training.alarms import check_alarms
+from sieverl.training.grades import settle_grades
+from sieverl.training.heldout import evaluate
+from sieverl.training.notes import notes
+from sieverl.training.records import log_rollouts, record, step_metrics
+from sieverl.training.signals import Preempted, stop_requests
+from sieverl.training.state import Run
+from sieverl.types import Credit, Metrics, Note
+
+OnRow = Callable[[Metrics, Sequence[Note]], None]
+"""Sees, on rank 0, every row of metrics and notes on it in words."""
+
+
+def train(run: Run, on_row: OnRow = lambda row, notes: None) -> None:
+    """Train until `recipe.steps`, from wherever `run.state` stands."""
+    recipe, state = run.recipe, run.state
+    if state.step == 0:
+        row = {"step": 0, **evaluate(run)}
+        record(run, row)
+        if run.world.rank == 0:
+            on_row(row, [])
+    with stop_requests() as requested:
+        while state.step < recipe.steps:
+            row = one_step(run)
+            last = state.step == recipe.steps
+            if last or (recipe.evaluate.every and state.step % recipe.evaluate.every == 0):
+                row |= evaluate(run)
+            record(run, row)
+            if run.world.rank == 0:
+                on_row(row, notes(run, row))
+            due = recipe.checkpoint.every and state.step % recipe.checkpoint.every == 0
+            stop = run.world.sum_floats([len(requested)])[0] > 0
+            if last or due or stop:
+                save(run)
+            check_alarms(run, row)
+            if stop and not last:
+                raise Preempted(requested[0] if requested else signal.SIGTERM)
+
+
+def one_step(run: Run) -> Metrics:
+    """Sample, learn, and give the new weights to the engine; the row of metrics of this step."""
+    recipe, state = run.recipe, run.state
+    started = time.perf_counter()
+    batch = collect(run)
+    sampled = time.perf_counter()
+    credit = assign_credit(run, batch)
+    batches = pack(batch.responses, credit, batch.rollouts, run.algorithm, recipe.train.minibatches)
+    scores = run.learner.score(batches, probe=list(batch.rollouts.values())[: recipe.rollout.samples])
+    metrics = run.learner.update(batches) | scores
+    state.step += 1
+    state.cursor = batch.cursor
+    run.engine.load(run.policy.weights(), version=state.step)
+    ended = time.perf_counter()
+    log_rollouts(run, batch, credit)
+    tokens = int(batch.responses.length_R.sum())
+    return {
+        "step": state.step,
+        **step_metrics(run, batch, credit),
+        **metrics,
+        "rollout/tokens_per_second": tokens / (sampled - started),
+        "time/rollout": sampled - started,
+        "time/update": ended - sampled,
+        "time/step": ended - started,
+    }
+
+
+def collect(run: Run) -> Batch:
+    """The responses of the next step; verdicts of a step that was logged before a crash are read back."""
+    state, graded = run.state, run.declared_graded
+    if graded is None:
+        graded = state.graded or (None if state.step == 0 else False)
+    known = read_verdicts(run.run_dir, state.step + 1)
+    batch = collect_rollouts(
+        run.environment, run.prompts, run.algorithm, state.cursor, run.recipe.rollout, graded, known
+    )
+    run.earlier_reasons += run.reasons
+    run.reasons = batch.reasons
+    return batch
+
+
+def assign_credit(run: Run, batch: Batch) -> Credit:
+    """Keep and advantage of every response of all ranks, the same on each rank."""
+    responses = batch.responses
+    graded = settle_grades(run, responses)
+    greedy = responses.greedy and replace(responses.greedy, graded=graded)
+    seed = derived_seed(run.recipe.seed, run.state.step)
+    credit = run.algorithm.credit(replace(responses, seed=seed, graded=graded, greedy=greedy))
+    if run.recipe.train.mask_truncated:
+        whole_R = ~responses.truncated_R
+        credit = replace(credit, keep=credit.keep & whole_R, selected=credit.selected & whole_R)
+    return credit
+
+
+def save(run: Run) -> None:
+    """A checkpoint of the state after the last step, by rank 0."""
+    if run.world.rank == 0:
+        directory = run.run_dir / "checkpoints"
+        checkpoint.save(directory, run.policy, run.learner, asdict(run.state), run.recipe.checkpoint.keep)
+    run.world.barrier()

@@ -1,0 +1,81 @@
+"""What puzzles people, in words: what rewards mean, a step with nothing kept, failing verification, a loss of zero."""
+
+from __future__ import annotations
+
+from sieverl.run_dir.metrics import nonfinite
+from sieverl.training.state import Run
+from sieverl.types import Metrics, Note
+
+NONFINITE = {
+    "advantages": "advantages of tokens",
+    "log_probs": "log-probs of tokens",
+    "losses": "losses of micro-batches",
+    "gradients": "gradients, each an update that was not made",
+}
+
+
+def notes(run: Run, row: Metrics) -> list[Note]:
+    """What is worth saying of a step that was recorded; usually nothing."""
+    found = [_grades(run), _threshold(run), _nothing_kept(row), _nonfinite(row), _zero_loss(run, row)]
+    return [*(Note(line) for line in found if line), *_verifier(run, row)]
+
+
+def _grades(run: Run) -> str:
+    """How the rewards of a function that does not say so are taken, after the first step."""
+    if run.state.step > 1 or run.declared_graded is not None:
+        return ""
+    if run.state.graded:
+        return "rewards are taken as they are, since not all are 0, 1 or -1; verify.graded = true says so"
+    return "rewards are taken as right or wrong, since all so far are 0, 1 or -1; verify.graded = false says so"
+
+
+def _threshold(run: Run) -> str:
+    """That no response counts as correct, after three steps in which rewards differ."""
+    verify = run.recipe.verify
+    if run.state.step != 3 or not (":" in verify.name or verify.name == "reasoning_gym"):
+        return ""
+    rows = [row for row in run.metrics.rows() if 1 <= row["step"] <= 3]
+    highest = max(row.get("reward/max", 0.0) for row in rows)
+    if any(row["reward/accuracy"] for row in rows) or not any(row.get("reward/std") for row in rows):
+        return ""
+    return (
+        f"no reward reached verify.correct_from = {verify.correct_from:g} so far (highest {highest:g}): accuracy "
+        "counts none as correct, and algorithms that select the correct ones keep nothing; set it lower if it is "
+        "out of reach"
+    )
+
+
+def _nothing_kept(row: Metrics) -> str:
+    if row["select/kept_fraction"]:
+        return ""
+    return (
+        f"nothing kept: {row['select/all_wrong']:.0%} of prompts all wrong, {row['select/all_correct']:.0%} all "
+        "correct; no update was made"
+    )
+
+
+def _nonfinite(row: Metrics) -> str:
+    counted = ", ".join(f"{count} {NONFINITE[name]}" for name, count in nonfinite(row).items())
+    return f"NaN or infinity: {counted}" if counted else ""
+
+
+def _verifier(run: Run, row: Metrics) -> list[Note]:
+    """Timeouts and errors, with the most common reason the first time that it comes."""
+    timeouts, errors = int(row["verify/timeouts"]), int(row["verify/errors"])
+    if not timeouts and not errors:
+        return []
+    new, why = bool(set(run.reasons) - set(run.earlier_reasons)), ""
+    if run.reasons:
+        reason, count = run.reasons.most_common(1)[0]
+        total = (run.reasons + run.earlier_reasons).total()
+        why = f": {count} x {reason}" if new else f" ({total} so far, for no new reason)"
+    return [Note(f"verifier: {timeouts} timeouts, {errors} errors{why}", new)]
+
+
+def _zero_loss(run: Run, row: Metrics) -> str:
+    """That a loss of 0 is no fault, in the third step in which it was read."""
+    updated = [r for r in run.metrics.rows() if r.get("train/updates") and r["train/loss"] is not None]
+    zero = [r for r in updated if abs(r["train/loss"]) < 1e-6]
+    if len(zero) != 3 or zero[-1]["step"] != row["step"]:
+        return ""
+    return "the loss reads 0 on-policy because advantages are centred; the gradient does not"

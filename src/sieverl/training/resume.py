@@ -1,0 +1,91 @@
+"""What a run directory already holds: the run to resume, another one that is refused, or one that is set aside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from sieverl.errors import CheckpointError, UsageError
+from sieverl.files import write_text
+from sieverl.recipe import Recipe, load, to_toml
+from sieverl.run_dir import manifest
+from sieverl.run_dir.metrics import MetricsLog
+from sieverl.training.state import Run
+
+Resume = Literal["auto", "never", "must"]
+MAY_CHANGE = ("steps", "run_dir", "checkpoint", "alarms")  # keys that a resumed run may change
+
+
+def checkpoint_to_resume(recipe: Recipe, resume: Resume) -> Path | None:
+    """The newest whole checkpoint of the recipe's run, or None for a new run.
+
+    Raises a UsageError when the directory holds a run of another recipe, a CheckpointError when `resume` is `must` and
+    there is none, or when all are damaged.
+    """
+    run_dir = Path(recipe.run_dir)
+    if resume != "never" and run_dir.exists():
+        _check_same_recipe(recipe, run_dir)
+        return manifest.newest(run_dir / "checkpoints", must=resume == "must")
+    if resume == "must":
+        raise CheckpointError(f"there is no run in {run_dir}, and --resume must asks for one")
+    return None
+
+
+def _check_same_recipe(recipe: Recipe, run_dir: Path) -> None:
+    """A run directory holds one run: another recipe there is refused, key by key, once a step was made."""
+    if _has_steps(run_dir) and (different := _difference(recipe, run_dir)):
+        name, old, new = different
+        raise UsageError(
+            f"{run_dir} holds a run with {name} = {old!r}, not {new!r}; use another --run-dir, or --resume never to "
+            "set the old one aside"
+        )
+
+
+def _difference(recipe: Recipe, run_dir: Path) -> tuple[str, Any, Any] | None:
+    """The first key that the recipe in a run directory has otherwise, with its value there and here."""
+    if not (run_dir / "recipe.toml").is_file():
+        return None
+    before, now = load(run_dir / "recipe.toml").model_dump(), recipe.model_dump()
+    before["verify"].pop("graded"), now["verify"].pop("graded")  # compared with what was trained: check_same_grades
+    for key in now:
+        if key in MAY_CHANGE or before[key] == now[key]:
+            continue
+        if not isinstance(now[key], dict):
+            return key, before[key], now[key]
+        inner = next(k for k in {**now[key], **before[key]} if before[key].get(k) != now[key].get(k))
+        return f"{key}.{inner}", before[key].get(inner), now[key].get(inner)
+    return None
+
+
+def _has_steps(run_dir: Path) -> bool:
+    """Whether a run got anywhere there: a checkpoint, even a damaged one, or a step in its metrics."""
+    made = any(row["step"] > 0 for row in MetricsLog(run_dir / "metrics.jsonl").rows())
+    return made or bool(manifest.steps(run_dir / "checkpoints"))
+
+
+def check_same_grades(run: Run) -> None:
+    """What rewards mean must not change within a run."""
+    before, now = run.state.graded, run.declared_graded
+    if run.pool.check.graded is None and None not in (before, now) and before != now:
+        took, says = ("as they are" if graded else "as right or wrong" for graded in (before, now))
+        raise UsageError(
+            f"{run.run_dir} was trained with rewards taken {took}, and verify.graded (or the function) now says "
+            f"{says}; use another --run-dir, or --resume never to set the old one aside"
+        )
+
+
+def open_run_dir(recipe: Recipe, resume: Resume, step: int | None) -> None:
+    """Make the directory, set an old run aside when asked to, forget metrics after `step`, from which it is resumed."""
+    run_dir = Path(recipe.run_dir)
+    if resume == "never" and run_dir.exists() and any(run_dir.iterdir()):
+        number = 1
+        while (aside := run_dir.with_name(f"{run_dir.name}.old-{number}")).exists():
+            number += 1
+        os.replace(run_dir, aside)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if _difference(recipe, run_dir):  # one that made no step: what it logged is not this recipe's
+        shutil.rmtree(run_dir / "rollouts", ignore_errors=True)
+    write_text(run_dir / "recipe.toml", to_toml(recipe))
+    MetricsLog(run_dir / "metrics.jsonl").rewind(-1 if step is None else step)

@@ -1,0 +1,84 @@
+"""What a run is between two steps (`State`) and what it works with (`Run`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sieverl.algorithms.algorithm import Algorithm
+from sieverl.data import Cursor
+from sieverl.distributed.world import World
+from sieverl.engines.protocol import Engine
+from sieverl.learner.learner import Learner
+from sieverl.model.policy import Policy
+from sieverl.recipe import Recipe
+from sieverl.rollout.environment import Environment, PromptSet
+from sieverl.run_dir.metrics import MetricsLog
+from sieverl.verify import Pool
+
+
+@dataclass
+class State:
+    """What a run is between two steps, beside weights and optimiser state: all of it is in a checkpoint."""
+
+    step: int = 0
+    cursor: Cursor = field(default_factory=Cursor)
+    empty_steps: int = 0
+    graded: bool | None = None  # whether rewards mean more than right and wrong; None before the first step
+    nonfinite_steps: int = 0
+
+    @staticmethod
+    def of(saved: Mapping[str, Any]) -> State:
+        """The state in a checkpoint's `training.json`."""
+        cursor = Cursor(**saved["cursor"])
+        return State(saved["step"], cursor, saved["empty_steps"], saved["graded"], saved.get("nonfinite_steps", 0))
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What a run works with; `prepare` makes it from a recipe.
+
+    `declared_graded` is what the recipe or the verifier says of the rewards (`State.graded` is what they are taken
+    for); None: neither says so. `reasons` are those of the verifier's errors in the last step.
+    """
+
+    recipe: Recipe
+    algorithm: Algorithm
+    policy: Policy
+    reference: Callable[[], Policy]
+    learner: Learner
+    environment: Environment
+    prompts: PromptSet
+    heldout: PromptSet | None = None
+    state: State = field(default_factory=State)
+    declared_graded: bool | None = False
+    reasons: Counter[str] = field(default_factory=Counter)
+    earlier_reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def run_dir(self) -> Path:
+        """The run directory."""
+        return Path(self.recipe.run_dir)
+
+    @property
+    def metrics(self) -> MetricsLog:
+        """The rows of metrics so far."""
+        return MetricsLog(self.run_dir / "metrics.jsonl")
+
+    @property
+    def engine(self) -> Engine:
+        """What samples."""
+        return self.environment.engine
+
+    @property
+    def pool(self) -> Pool:
+        """What verifies."""
+        return self.environment.pool
+
+    @property
+    def world(self) -> World:
+        """This process among the ranks."""
+        return self.environment.world

@@ -1,0 +1,60 @@
+"""Run under torchrun by test_learner: each mini-batch's gradient on two ranks and on one, written to a file."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from conftest import SIZES
+from toys import SUMS, batch, learner
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sieverl.algorithms import get_algorithm
+from sieverl.algorithms import objective as obj
+from sieverl.algorithms.objective import Penalty
+from sieverl.distributed.world import World, init_distributed
+from sieverl.learner.batches import pack
+
+CASES = {name: (get_algorithm(name), []) for name in ("grpo", "reinforce_rej", "iterative_dpo", "ppo")}
+# PPO with some responses masked that a penalty over all sampled ones needs
+CASES["M7"] = (replace(get_algorithm("ppo"), penalties=(Penalty(obj.k2, 0.1, "sampled"),)), [0, 5, 9, 20])
+
+
+def gradient(name: str, world: World, mine_of) -> torch.Tensor:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("qwen2", **SIZES)
+    model = AutoModelForCausalLM.from_config(config).double().eval()
+    responses, rollouts = batch()
+    algorithm, masked = CASES[name]
+    credit = algorithm.credit(responses)
+    whole = ~np.isin(np.arange(len(responses)), masked)
+    credit = replace(credit, keep=credit.keep & whole, selected=credit.selected & whole)
+    own = {row: s for row, s in rollouts.items() if mine_of(row)}
+    batches = pack(responses, credit, own, algorithm, 2)
+    run = learner(model, algorithm)
+    run.world = run.gradients.world = world
+    run.score(batches)
+    parts = []
+    for b in batches:
+        if run.critic is not None:
+            run.critic.update(b, run.policy, 100, world)
+            parts.append(torch.cat([p.detach().flatten() for p in run.critic.trained.values()]))
+        run.backward(b, dict.fromkeys(SUMS, 0.0))
+        parts.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    return torch.cat(parts)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    world = init_distributed()
+    for name in CASES:
+        one = gradient(name, World(), lambda row: True)
+        cases = {"both": lambda row: row // 4 % 2 == world.rank, "idle": lambda row: world.rank == 0}
+        for case, mine_of in cases.items():
+            two = gradient(name, world, mine_of)
+            if world.rank == 0:
+                torch.save((one, two), Path(sys.argv[1]) / f"{name}-{case}.pt")
+    torch.distributed.destroy_process_group()
