@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Row = Mapping[str, Any]  # the columns of a dataset's row
+JsonObject = dict[str, Any]  # as it is read from or written to JSON
+VerifierSpec = Mapping[str, Any]  # a verifier's name and its options
 Metrics = dict[str, Any]  # a row of metrics: name -> number
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -22,7 +22,7 @@ from sieverl.engines.fake import FakeEngine
 from sieverl.engines.protocol import SamplingParams
 from sieverl.evaluation.measure import measure, summarise
 from sieverl.evaluation.statistics import majority, mean_interval, paired_interval, pass_at, scores, t95
-from sieverl.evaluation.votes import reader
+from sieverl.evaluation.votes import answer_reader
 from sieverl.recipe import load
 from sieverl.rollout.environment import Environment, PromptSet
 from sieverl.types import Prompt, Status
@@ -164,14 +164,14 @@ def test_paired_interval_covers_and_admits_ignorance():
     ],
 )
 def test_answers_that_look_alike_vote_together(spec, texts):
-    read = reader(spec)
+    read = answer_reader(spec)
     assert len({read(text) for text in texts}) == 1
     assert read(texts[0]) is not None
     assert read("") is None
 
 
 def test_answers_that_differ_vote_apart():
-    read = reader({"name": "math"})
+    read = answer_reader({"name": "math"})
     texts = ["", r"\boxed{3}", r"\boxed{-3}", r"\boxed{x^2}", r"\boxed{x^3}", r"$x^2+1$ or 1", r"\boxed{(1,2)}"]
     texts += [r"\boxed{" + "7" * 5000 + "}", r"\boxed{" + "7" * 5001 + "}"]
     assert len({read(text) for text in texts}) == len(texts)
@@ -205,7 +205,8 @@ SAID = [
 
 
 def test_records_and_summary_by_hand():
-    records, scored = measure(*fake_environment(SAID, ["4", "7", "1", "9"]), 4, reader({"name": "number"}))
+    measured = measure(*fake_environment(SAID, ["4", "7", "1", "9"]), 4, {"name": "number"})
+    records, scored = measured.records, measured.scored
     assert [sum(one.correct) for one in records] == [2, 1, 0, 1]
     assert [one.majority for one in records] == [True, False, False, True]
     assert records[0].answers == ("4", "4", "5", None)
@@ -222,14 +223,14 @@ def test_records_and_summary_by_hand():
 
 
 def test_ranks_share_the_prompts():
-    (environment, prompts), read = fake_environment(SAID, ["4", "7", "1", "9"]), reader({"name": "number"})
-    whole, _ = measure(environment, prompts, 4, read)
+    (environment, prompts), spec = fake_environment(SAID, ["4", "7", "1", "9"]), {"name": "number"}
+    whole = measure(environment, prompts, 4, spec).records
 
     class Half(World):
         def all_gather(self, value):
             return [value]
 
-    halves = [measure(replace(environment, world=Half(rank, 2)), prompts, 4, read)[0] for rank in (0, 1)]
+    halves = [measure(replace(environment, world=Half(rank, 2)), prompts, 4, spec).records for rank in (0, 1)]
     assert [one.prompt for one in halves[1]] == [1, 3]
     assert sorted(halves[0] + halves[1], key=lambda one: one.prompt) == whole
 

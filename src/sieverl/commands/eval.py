@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sieverl.data.chat import Style
 from sieverl.errors import UsageError
@@ -18,8 +18,9 @@ from sieverl.options import comma_separated, key_values
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sieverl.model.policy import Policy
-    from sieverl.rollout.environment import Environment, PromptSet
+    from sieverl.evaluation.results import Measured, Result
+    from sieverl.evaluation.subject import Subject
+    from sieverl.rollout.environment import PromptSet
 
 
 ABOUT = "measure a model on benchmarks (avg@k, pass@k, maj@k), or compare two results"
@@ -110,17 +111,17 @@ def run(options: Options) -> None:
         return
     if not options.model or not options.benchmark:
         raise UsageError("sieverl eval takes --model M and --benchmark B,B,... (or --compare A.json B.json)")
-    samples, temperature = drawing(options)
+    samples, temperature = sample_count(options)
     tasks = [find_task(name, options.task) for name in comma_separated(options.benchmark)]
     from sieverl.model.find import find_model
 
     path, run_dir = find_model(options.model)
-    outputs = targets(options.output, [one.name for one in tasks], Path(path) if run_dir else None, run_dir)
-    evaluate(options, tasks, path, outputs, samples, temperature, console)
+    outputs = output_files(options.output, [task.name for task in tasks], Path(path) if run_dir else None, run_dir)
+    evaluate(options, tasks, path, outputs, (samples, temperature), console)
 
 
-def drawing(options: Options) -> tuple[int, float]:
-    """How many responses a prompt gets and at which temperature; greedy only when it is asked for."""
+def sample_count(options: Options) -> tuple[int, float]:
+    """Responses a prompt, and the temperature; greedy only when it is asked for."""
     samples = options.k if options.k is not None else 1 if options.greedy else 4
     if samples < 1:
         raise UsageError(f"-k is {samples}; it must be at least 1 response a prompt")
@@ -142,7 +143,7 @@ def drawing(options: Options) -> tuple[int, float]:
     return samples, temperature
 
 
-def targets(output: str | None, names: Sequence[str], checkpoint: Path | None, run_dir: Path | None) -> list[Path]:
+def output_files(output: str | None, names: Sequence[str], checkpoint: Path | None, run_dir: Path | None) -> list[Path]:
     """The result file of each benchmark. Without --output it is in the run (or here) and replaces no older one."""
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(
@@ -177,54 +178,40 @@ def evaluate(
     tasks: Sequence[Task],
     path: str,
     outputs: Sequence[Path],
-    samples: int,
-    temperature: float,
+    sampled: tuple[int, float],
     console: Console,
 ) -> None:
-    """Measure one benchmark after the other; each result is written as soon as it is there."""
-    from sieverl.data import Template, render
-    from sieverl.data.chat import has_chat_template
-    from sieverl.display.tables import overview, show
-    from sieverl.engines.builtin import BuiltinEngine
-    from sieverl.engines.protocol import SamplingParams
-    from sieverl.evaluation.results import sha256, write
-    from sieverl.model.files import check_ids
-    from sieverl.model.find import load_for_use, weights_hash
-    from sieverl.model.load import stop_ids
-    from sieverl.rollout.environment import Environment, PromptSet
-    from sieverl.run_dir.versions import versions
-    from sieverl.verify import Pool
+    """Measure one benchmark after the other; each result is written as soon as it is there.
 
-    policy = load_for_use(path, options.dtype)
-    tokenizer, engine = policy.tokenizer, BuiltinEngine(policy, options.max_num_seqs)
-    chat = options.template == "chat" or (options.template == "auto" and has_chat_template(tokenizer))
-    template = Template("chat" if chat else "plain", options.system, options.suffix)
-    tokens = [[render(tokenizer, prompt, template) for prompt in one.prompts] for one in tasks]
-    for one, rendered in zip(tasks, tokens, strict=True):
-        check_context(policy, one, rendered)
-        check_ids(policy.causal, tokenizer, rendered)
-    console.print(f"{policy.causal.config.model_type}: {engine.ways}", style="dim")
-    model = {
-        "name": options.model,
-        "path": path,
-        "revision": getattr(policy.causal.config, "_commit_hash", None),
-        "sha256": weights_hash(policy.model),
-        "parameters": policy.causal.num_parameters(),
-        "dtype": options.dtype,
-    }
-    chosen = {"template": template.style, "system": options.system, "suffix": options.suffix}
-    chosen["chat_template_sha256"] = sha256(tokenizer.chat_template) if chat else None
-    eos = stop_ids(policy.causal, tokenizer)
-    results = []
-    for one, rendered, output in zip(tasks, tokens, outputs, strict=True):
-        sampling = SamplingParams(one.max_tokens, eos, temperature, options.top_p, options.top_k)
-        drawn = asdict(sampling) | {"k": samples, "greedy": options.greedy, "seed": options.seed}
-        with Pool(one.verifier) as pool:
-            environment = Environment(engine, pool, tokenizer)
-            prompts = PromptSet(one.prompts, rendered, sampling, options.seed)
-            result = measured(one, environment, prompts, samples, console)
-        result |= {"model": model, "sampling": drawn, "versions": versions()}
-        result["prompt"] = chosen | {"example": tokenizer.decode(rendered[0])}
+    `sampled` are the responses a prompt and the temperature.
+    """
+    from sieverl.data import Template
+    from sieverl.display.tables import overview, show
+    from sieverl.engines.protocol import SamplingParams
+    from sieverl.evaluation.results import write
+    from sieverl.evaluation.subject import Subject
+    from sieverl.rollout.environment import PromptSet
+    from sieverl.run_dir.versions import versions
+
+    template = Template(options.template, options.system, options.suffix)
+    subject = Subject.load(str(options.model), path, options.dtype, options.max_num_seqs, template)
+    tokens = [subject.render(task) for task in tasks]
+    console.print(f"{subject.policy.causal.config.model_type}: {subject.engine.ways}", style="dim")
+    model, (samples, temperature) = subject.about(), sampled
+    results: list[Result] = []
+    for task, prompt_tokens, output in zip(tasks, tokens, outputs, strict=True):
+        sampling = SamplingParams(task.max_tokens, subject.eos, temperature, options.top_p, options.top_k)
+        prompts = PromptSet(task.prompts, prompt_tokens, sampling, options.seed)
+        measured = measure_task(subject, task, prompts, samples, console)
+        settings = asdict(sampling) | {"k": samples, "greedy": options.greedy, "seed": options.seed}
+        about_prompt = subject.about_prompt(prompt_tokens[0])
+        result: Result = {
+            **measured,
+            "model": model,
+            "sampling": settings,
+            "prompt": about_prompt,
+            "versions": versions(),
+        }
         write(output, result)
         results.append(result)
         show(result, output, console)
@@ -232,61 +219,47 @@ def evaluate(
         overview(results, console)
 
 
-def check_context(policy: Policy, one: Task, tokens: Sequence[Sequence[int]]) -> None:
-    """A UsageError with the arithmetic when the longest prompt and response exceed the model's positions."""
-    from sieverl.model import families
-
-    limit, why = families.longest(policy.causal.config)
-    longest, where = max((len(ids), i) for i, ids in enumerate(tokens))
-    if not limit or longest + one.max_tokens <= limit:
-        return
-    room = limit - longest
-    advice = f"use --max-tokens {room} or less" if room > 0 else "it needs a model with a longer context, or a --limit"
-    raise UsageError(
-        f"{one.name}: prompt {one.prompts[where].id} has {longest:,} tokens and --max-tokens is {one.max_tokens:,}: "
-        f"together {longest + one.max_tokens:,}, but the model takes {limit:,} ({why}); {advice}"
-    )
-
-
-def measured(one: Task, environment: Environment, prompts: PromptSet, samples: int, console: Console) -> dict[str, Any]:
-    """What is measured of one benchmark, with a bar while it goes on."""
+def measure_task(subject: Subject, task: Task, prompts: PromptSet, samples: int, console: Console) -> Measured:
+    """What is measured of one benchmark, with a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from sieverl.evaluation.measure import measure, summarise, watched
-    from sieverl.evaluation.results import row_of
-    from sieverl.evaluation.votes import reader
-    from sieverl.verify import check_gold
+    from sieverl.evaluation.measure import measure, watched
+    from sieverl.evaluation.results import row_of, scores_of
+    from sieverl.rollout.environment import Environment
+    from sieverl.verify import Pool, check_gold
 
-    total = len(one.prompts) * samples
-    console.print(f"{one.name}: {len(one.prompts)} prompts x {samples} responses of up to {one.max_tokens} tokens")
-    if one.dropped:
-        console.print(f"{len(one.dropped)} rows cannot be used, the first: {one.dropped[0]}", style="yellow")
-    unverifiable = check_gold(environment.pool, one.verifier, [prompt.row for prompt in one.prompts])
-    if unverifiable:
-        answer = str(unverifiable[0][0].get("answer"))[:80]
-        console.print(
-            f"{len(unverifiable)} gold answers do not verify, so no response to them can be right; "
-            f"the first: {answer!r}",
-            style="yellow",
-            markup=False,
-        )
+    console.print(f"{task.name}: {len(task.prompts)} prompts x {samples} responses of up to {task.max_tokens} tokens")
+    if task.dropped:
+        console.print(f"{len(task.dropped)} rows cannot be used, the first: {task.dropped[0]}", style="yellow")
     columns = (TextColumn("responses"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    started = time.perf_counter()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(one.name, total=total)
-        records, _ = measure(
-            watched(environment, lambda: progress.advance(bar)), prompts, samples, reader(one.verifier)
-        )
-    seconds = time.perf_counter() - started
-    summary = summarise(records)
-    drawn = sum(sum(record.lengths) for record in records)
-    console.print(f"{drawn:,} tokens in {seconds:.1f} s, {drawn / seconds:,.0f} a second", style="dim")
-    rows = [row_of(one.prompts[record.prompt], record) for record in records]
-    benchmark = {"name": one.name, "prompts": len(rows), "dropped": len(one.dropped), "origin": dict(one.origin)}
+    with Pool(task.verifier) as pool:
+        unverifiable = check_gold(pool, task.verifier, [prompt.row for prompt in task.prompts])
+        if unverifiable:
+            answer = str(unverifiable[0][0].get("answer"))[:80]
+            console.print(
+                f"{len(unverifiable)} gold answers do not verify, so no response to them can be correct; the first: "
+                f"{answer!r}",
+                style="yellow",
+                markup=False,
+            )
+        started = time.perf_counter()
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            bar = progress.add_task(task.name, total=len(task.prompts) * samples)
+            environment = Environment(subject.engine, pool, subject.policy.tokenizer)
+            found = measure(watched(environment, lambda: progress.advance(bar)), prompts, samples, task.verifier)
+        seconds = time.perf_counter() - started
+    tokens = sum(sum(record.lengths) for record in found.records)
+    console.print(f"{tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} a second", style="dim")
+    about = {
+        "name": task.name,
+        "prompts": len(found.records),
+        "dropped": len(task.dropped),
+        "origin": dict(task.origin),
+    }
     return {
-        "benchmark": benchmark | {"gold_unverifiable": len(unverifiable)},
-        "verifier": dict(one.verifier),
-        "scores": {name: dict(zip(("value", "low", "high"), s, strict=True)) for name, s in summary.scores.items()},
-        "shares": dict(summary.shares),
-        "rows": rows,
+        "benchmark": {**about, "origin": dict(task.origin), "gold_unverifiable": len(unverifiable)},
+        "verifier": dict(task.verifier),
+        "scores": scores_of(found.summary),
+        "shares": dict(found.summary.shares),
+        "rows": [row_of(task.prompts[record.prompt], record) for record in found.records],
     }

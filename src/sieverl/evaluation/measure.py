@@ -1,4 +1,4 @@
-"""Sample k responses to every prompt of a benchmark, verify them, and count: what training and `sieverl eval` share."""
+"""Sample k responses to every prompt of a benchmark, verify and count them, in training and in `sieverl eval`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from torch import Tensor
 
 from sieverl.engines.protocol import Engine, OnDone, Request, SamplingParams
 from sieverl.evaluation.statistics import Interval, majority, scores
-from sieverl.evaluation.votes import Read
+from sieverl.evaluation.votes import AnswerReader, answer_reader
 from sieverl.rollout.environment import Environment, PromptSet
 from sieverl.rollout.verified import Scored, sample_verified
-from sieverl.types import Rollout, Status
+from sieverl.types import Rollout, Status, VerifierSpec
 from sieverl.verify import stop_if_all_failed
 
 
 @dataclass(frozen=True)
 class Record:
-    """The k responses to one prompt, sample by sample. `answers` are in one spelling, None where there is none."""
+    """The k responses to one prompt, in the order of the samples.
+
+    `answers` are normalised, None where a response has none; `prompt` is the number of the prompt in its set.
+    """
 
     prompt: int
     correct: tuple[bool, ...]
@@ -30,7 +33,7 @@ class Record:
 
     @property
     def majority(self) -> bool:
-        """Whether the most common answer is right: the verdict of the first response that gave it."""
+        """Whether the most common answer is correct: the verdict of the first response that gave it."""
         winner = majority(self.answers)
         return winner is not None and self.correct[winner]
 
@@ -43,9 +46,18 @@ class Summary:
     shares: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """The records of all ranks in the order of the prompts, this rank's own responses, and the summary."""
+
+    records: Sequence[Record]
+    scored: Sequence[Scored]
+    summary: Summary
+
+
 @dataclass
 class Watched:
-    """An engine that also tells `tick` of every response that ends."""
+    """An engine that also calls `tick` for every response that ends."""
 
     engine: Engine
     tick: Callable[[], None]
@@ -64,14 +76,13 @@ class Watched:
         self.engine.load(weights, version)
 
 
-def measure(
-    environment: Environment, prompts: PromptSet, samples: int, read: Read
-) -> tuple[list[Record], list[Scored]]:
-    """All ranks' records in the order of the prompts, and this rank's own responses.
+def measure(environment: Environment, prompts: PromptSet, samples: int, spec: VerifierSpec) -> Measurement:
+    """`samples` responses to every prompt, verified and counted.
 
-    Response number s to a prompt depends on (seed, prompt id, s) and the weights only: the first 4 of 16 samples are
-    those of a run with k = 4, the first 20 prompts those of a run with 20 (but for rounding in float32). `read` gives
-    the answer that a response votes for. Raises an Alarm if every answer of the verifier is an error.
+    Response number s to a prompt depends only on (seed, prompt id, s) and the weights: the first 4 of 16 samples are
+    those of a run with k = 4, the first 20 prompts those of a run with 20 (up to rounding in float32). `spec` is the
+    verifier's specification; it decides which answer a response votes for. Raises an Alarm if every verdict is an
+    error of the verifier.
     """
     world = environment.world
     mine = range(world.rank, len(prompts.prompts), world.size)
@@ -79,36 +90,37 @@ def measure(
     rows = {i: prompts.prompts[i].row for i in mine}
     before = Counter(environment.pool.reasons)
     scored = sample_verified(environment, requests, rows, prompts.sampling)
-    own = [record(scored[i : i + samples], read) for i in range(0, len(scored), samples)]
-    records = [one for part in world.all_gather(own) for one in part]
-    stop_if_all_failed([s for one in records for s in one.statuses], environment.reasons_since(before))
-    return sorted(records, key=lambda one: one.prompt), scored
+    answer_of = answer_reader(spec)
+    own = [record(scored[i : i + samples], answer_of) for i in range(0, len(scored), samples)]
+    records = sorted((one for part in world.all_gather(own) for one in part), key=lambda one: one.prompt)
+    stop_if_all_failed([status for one in records for status in one.statuses], environment.reasons_since(before))
+    return Measurement(records, scored, summarise(records))
 
 
-def record(scored: Sequence[Scored], read: Read) -> Record:
-    """The record of one prompt's responses. What is truncated or has no answer takes no part in the vote."""
-    mute = (Status.TRUNCATED, Status.NO_ANSWER)
+def record(scored: Sequence[Scored], answer_of: AnswerReader) -> Record:
+    """The record of one prompt's responses. Truncated ones and those without an answer do not vote."""
+    silent = (Status.TRUNCATED, Status.NO_ANSWER)
     return Record(
         scored[0].rollout.group,
         tuple(s.verdict.correct for s in scored),
         tuple(len(s.rollout.tokens) for s in scored),
         tuple(s.verdict.status for s in scored),
-        tuple(None if s.verdict.status in mute else read(s.text) for s in scored),
+        tuple(None if s.verdict.status in silent else answer_of(s.text) for s in scored),
     )
 
 
 def summarise(records: Sequence[Record]) -> Summary:
-    """The numbers of a benchmark from its records, each with the same number of samples."""
+    """Scores and shares from the records of a benchmark, which all have the same number of samples."""
     samples = len(records[0].correct)
     correct_P = np.array([sum(one.correct) for one in records])
     majority_P = np.array([one.majority for one in records])
     statuses = [status for one in records for status in one.statuses]
     shares = {"length_mean": float(np.mean([one.lengths for one in records]))}
-    told = (Status.TRUNCATED, Status.NO_ANSWER, Status.VERIFIER_TIMEOUT, Status.VERIFIER_ERROR)
-    shares |= {status.value: statuses.count(status) / len(statuses) for status in told}
+    counted = (Status.TRUNCATED, Status.NO_ANSWER, Status.VERIFIER_TIMEOUT, Status.VERIFIER_ERROR)
+    shares |= {status.value: statuses.count(status) / len(statuses) for status in counted}
     return Summary(scores(correct_P, majority_P, samples), shares)
 
 
 def watched(environment: Environment, tick: Callable[[], None]) -> Environment:
-    """The same with an engine that tells `tick` of every response that ends."""
+    """The same environment, but `tick` is called for every response that ends."""
     return replace(environment, engine=Watched(environment.engine, tick))

@@ -1,4 +1,4 @@
-"""Result files of `sieverl eval`: written, shown, and compared with the difference paired by prompt."""
+"""Result files of `sieverl eval`: written, read, and compared with the difference paired by prompt."""
 
 from __future__ import annotations
 
@@ -6,22 +6,60 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from sieverl.errors import DataError
-from sieverl.evaluation.measure import Record
+from sieverl.evaluation.measure import Record, Summary
 from sieverl.evaluation.statistics import Interval, paired_interval, pass_at
 from sieverl.files import write_text
-from sieverl.types import Array, Prompt
+from sieverl.types import FloatArray, JsonObject, Prompt
 
-Result = Mapping[str, Any]
 PARTS = ("benchmark", "model", "sampling", "prompt", "verifier", "versions", "scores", "shares", "rows")
 
 
-def row_of(prompt: Prompt, record: Record) -> dict[str, Any]:
-    """What is kept of one prompt: which it was (place, hash of text and gold answer) and what became of its samples."""
+class ResultRow(TypedDict):
+    """One prompt: which it was (place, hash of text and gold answer), and its samples."""
+
+    id: int
+    prompt: str
+    correct: int
+    majority: bool
+    lengths: Sequence[int]
+    statuses: Sequence[str]
+    answers: Sequence[str | None]
+
+
+class Score(TypedDict):
+    """A mean and its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Measured(TypedDict):
+    """What was measured of a benchmark: the numbers, and a row a prompt."""
+
+    benchmark: JsonObject
+    verifier: JsonObject
+    scores: Mapping[str, Score]
+    shares: Mapping[str, float]
+    rows: Sequence[ResultRow]
+
+
+class Result(Measured):
+    """A result file: what was measured, and the other settings that it depends on."""
+
+    model: JsonObject
+    sampling: JsonObject
+    prompt: JsonObject
+    versions: Mapping[str, str | None]
+
+
+def row_of(prompt: Prompt, record: Record) -> ResultRow:
+    """The row of one prompt."""
     return {
         "id": prompt.id,
         "prompt": sha256(f"{prompt.text}\0{prompt.row.get('answer')}")[:16],
@@ -33,14 +71,20 @@ def row_of(prompt: Prompt, record: Record) -> dict[str, Any]:
     }
 
 
-def sha256(text: Any) -> str:
-    """SHA-256 of a text (of anything else as JSON)."""
+def scores_of(summary: Summary) -> dict[str, Score]:
+    """The scores of a summary by name."""
+    return {name: Score(value=value, low=low, high=high) for name, (value, low, high) in summary.scores.items()}
+
+
+def sha256(text: object) -> str:
+    """SHA-256 of a string, or of the JSON of anything else."""
     return hashlib.sha256((text if isinstance(text, str) else json.dumps(text)).encode()).hexdigest()
 
 
 def write(path: Path, result: Result) -> None:
     """A result as JSON, whole or not at all: settings and numbers first, then one line a prompt."""
-    head = json.dumps({part: result[part] for part in PARTS if part != "rows"}, indent=2, default=str)
+    settings = {part: value for part, value in result.items() if part != "rows"}
+    head = json.dumps({part: settings[part] for part in PARTS[:-1]}, indent=2, default=str)
     rows = ",\n".join(f"    {json.dumps(row)}" for row in result["rows"])
     write_text(path, f'{head[:-2]},\n  "rows": [\n{rows}\n  ]\n}}\n')
 
@@ -55,21 +99,22 @@ def read(path: Path) -> Result:
         raise DataError(f"{path} cannot be read as JSON: {error}") from error
     if missing := [part for part in PARTS if not isinstance(result, dict) or part not in result]:
         raise DataError(f"{path} is no result of `sieverl eval`: it has no {missing[0]}")
-    return dict(result)
+    found: Result = result
+    return found
 
 
-def common(a: Result, b: Result) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+def common(a: Result, b: Result) -> list[tuple[ResultRow, ResultRow]]:
     """The rows of both results, side by side, whose prompts (place, text and gold answer) are the same."""
     theirs = {(row["id"], row["prompt"]): row for row in b["rows"]}
     return [(row, theirs[key]) for row in a["rows"] if (key := (row["id"], row["prompt"])) in theirs]
 
 
 def paired(
-    rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], k_a: int, k_b: int
+    rows: Sequence[tuple[ResultRow, ResultRow]], k_a: int, k_b: int
 ) -> dict[str, tuple[float, float, Interval | None]]:
     """Mean of A, mean of B and the paired interval of B - A (None: no prompt differs); maj@k only with the same k."""
 
-    def pair(name: str, a_P: Array, b_P: Array) -> dict[str, tuple[float, float, Interval | None]]:
+    def pair(name: str, a_P: FloatArray, b_P: FloatArray) -> dict[str, tuple[float, float, Interval | None]]:
         interval = paired_interval(a_P, b_P) if (a_P != b_P).any() else None
         return {name: (float(a_P.mean()), float(b_P.mean()), interval)}
 
@@ -85,14 +130,20 @@ def paired(
 
 def differences(a: Result, b: Result) -> Iterator[str]:
     """What was not the same: sampling, prompt form, verifier, precision, versions, the source of the prompts."""
-    for part in ("sampling", "prompt", "verifier", "versions"):
-        for key in sorted({*a[part], *b[part]} - {"example"}):
-            if a[part].get(key) != b[part].get(key):
-                yield f"{key} {_short(a[part].get(key))} / {_short(b[part].get(key))}"
+    pairs: list[tuple[Mapping[str, object], Mapping[str, object]]] = [
+        (a["sampling"], b["sampling"]),
+        (a["prompt"], b["prompt"]),
+        (a["verifier"], b["verifier"]),
+        (a["versions"], b["versions"]),
+    ]
+    for one, other in pairs:
+        for key in sorted({*one, *other} - {"example"}):
+            if one.get(key) != other.get(key):
+                yield f"{key} {_short(one.get(key))} / {_short(other.get(key))}"
     if a["model"]["dtype"] != b["model"]["dtype"]:
         yield f"dtype {a['model']['dtype']} / {b['model']['dtype']}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

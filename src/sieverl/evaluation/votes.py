@@ -1,30 +1,27 @@
-"""The answer that a response votes for in maj@k: where the verifier looks for it, in one spelling."""
+"""The answer that a response votes for in maj@k: read where the verifier looks for it, and normalised."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
+from sieverl.types import VerifierSpec
 from sieverl.verify import describe, extract, numbers
 from sieverl.verify.functions import gym_answer
 from sieverl.verify.rules import RULES
 
-Read = Callable[[str], "str | None"]
+AnswerReader = Callable[[str], "str | None"]  # response -> normalised answer
 TAIL = 2000  # characters at the end of a response where an unmarked answer is looked for
-LONG = 1000  # characters beyond which an answer is not brought into one spelling
+LONG = 1000  # characters beyond which an answer is not normalised
 _SPAN = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 
 
-# --- the answer that a response votes for -----------------------------------------------------------
+def answer_reader(spec: VerifierSpec) -> AnswerReader:
+    r"""A function that reads the answer of a response as the verifier of `spec` would, without looking at the gold.
 
+    Two answers are equal if they are the same number (0.5 and \frac12), or the same text up to spacing, case and units.
 
-def reader(spec: Mapping[str, Any]) -> Read:
-    r"""How the vote reads an answer under a verifier's specification: where that looks for it, never at the gold.
-
-    Answers are the same when they are one number (0.5 and \frac12) or one text but for spacing, case and units.
-
-    >>> read = reader({"name": "math"})
+    >>> read = answer_reader({"name": "math"})
     >>> read(r"so \boxed{\frac12}"), read("it is 0.5"), read(r"the area is $2 \pi$."), read("")
     ('1/2', '1/2', '2\\pi', None)
     """
@@ -32,16 +29,13 @@ def reader(spec: Mapping[str, Any]) -> Read:
         spec = spec["parts"][0]
     read = READERS.get(str(spec.get("name")), _expression)(spec)
 
-    def spelled(response: str) -> str | None:
-        return spelling(read(response) or "") or None
-
-    return spelled
+    return lambda response: normalised(read(response) or "") or None
 
 
-def spelling(text: str) -> str:
-    """One spelling of answers that are the same number, or the same text but for case, spacing and units.
+def normalised(text: str) -> str:
+    """The same string for answers that are the same number, or the same text up to case, spacing and units.
 
-    >>> [spelling(text) for text in ("1,200.0", "1200", " North  East", "50%")]
+    >>> [normalised(text) for text in ("1,200.0", "1200", " North  East", "50%")]
     ['1200', '1200', 'north east', '50']
     """
     if len(text) > LONG:
@@ -51,15 +45,15 @@ def spelling(text: str) -> str:
     return str(number.value) if number else short.casefold()
 
 
-def _marked(response: str, spec: Mapping[str, Any]) -> str | None:
-    """What stands in the box or behind the marker that the verifier reads; None where nothing is marked."""
+def _marked(response: str, spec: VerifierSpec) -> str | None:
+    """The content of the box, or what follows the marker that the verifier reads; None where neither is there."""
     rules = RULES.get(spec.get("rules", "strict"))
     boxes = spec.get("boxes", rules.boxes if rules else "last")
     found = extract.marked(response, boxes if boxes in extract.BOXES else "last", spec.get("after"))
     return None if found is None else ", ".join(found)
 
 
-def _expression(spec: Mapping[str, Any]) -> Read:
+def _expression(spec: VerifierSpec) -> AnswerReader:
     """The box, else the last number or formula, else the last line."""
 
     def last(text: str) -> str:
@@ -74,19 +68,19 @@ def _expression(spec: Mapping[str, Any]) -> Read:
     return lambda response: last(response[-TAIL:]) if (box := _marked(response, spec)) is None else box
 
 
-def _choice(spec: Mapping[str, Any]) -> Read:
+def _choice(spec: VerifierSpec) -> AnswerReader:
     """The letter that the verifier itself reads."""
     check = describe(spec)
     letters = spec.get("letters", "ABCDE")
     return lambda response: next((x for x in letters if check.full(response, {"answer": x}).correct), None)
 
 
-def _whole(spec: Mapping[str, Any]) -> Read:
+def _whole(spec: VerifierSpec) -> AnswerReader:
     """The box, else the whole response."""
     return lambda response: response if (box := _marked(response, spec)) is None else box
 
 
-READERS: dict[str, Callable[[Mapping[str, Any]], Read]] = {
+READERS: dict[str, Callable[[VerifierSpec], AnswerReader]] = {
     "math": _expression,
     "number": _expression,
     "choice": _choice,

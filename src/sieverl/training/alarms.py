@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from sieverl.errors import Alarm
-from sieverl.run_dir.metrics import nonfinite
 from sieverl.training.state import Run
 from sieverl.types import Metrics
 
@@ -19,7 +18,7 @@ def check_alarms(run: Run, row: Metrics) -> None:
             "other prompts, or set alarms.empty_steps = 0 to go on"
         )
     if alarms.nonfinite_steps and run.state.nonfinite_steps >= alarms.nonfinite_steps:
-        which = ", ".join(name.replace("_", "-") for name in nonfinite(row))
+        which = ", ".join(name.replace("_", "-") for name in run.nonfinite)
         raise Alarm(
             f"NaN or infinity in the update of {run.state.nonfinite_steps} steps in a row (now in {which}): nothing "
             "can be learnt from such a step. Look for a division by zero or an overflow in an advantage, objective or "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sieverl.errors import Alarm
@@ -34,7 +36,7 @@ def settle_grades(run: Run, responses: Responses) -> bool:
     return bool(state.graded)
 
 
-def settle_grades_of_evaluation(run: Run, scored: list[Scored]) -> None:
+def settle_grades_of_evaluation(run: Run, scored: Sequence[Scored]) -> None:
     """Let the evaluation before training say so, too: its rewards are the first that there are."""
     if run.declared_graded is None and run.state.step == 0:
         partial = partial_rewards(np.array([s.verdict.reward for s in scored], dtype=np.float64))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from sieverl.evaluation.kl import exact_kl
-from sieverl.evaluation.measure import measure, summarise
-from sieverl.evaluation.votes import reader
+from sieverl.evaluation.measure import measure
 from sieverl.learner.batches import Sample
 from sieverl.rollout.environment import PromptSet
 from sieverl.rollout.verified import Scored
@@ -24,22 +24,21 @@ def evaluate(run: Run) -> Metrics:
         return {}
     started = time.perf_counter()
     name, k = settings.name, settings.samples
-    records, scored = measure(run.environment, prompts, k, reader(run.recipe.verify.spec))
-    log_evaluation(run, prompts, scored)
-    settle_grades_of_evaluation(run, scored)
-    found = summarise(records)
+    found = measure(run.environment, prompts, k, run.recipe.verify.spec)
+    settle_grades_of_evaluation(run, found.scored)
+    log_evaluation(run, prompts, found.scored)
     row: Metrics = {}
     for score in (f"avg@{k}", f"pass@{k}", f"maj@{k}"):
-        row[f"eval/{name}/{score}"], low, high = found.scores[score]
+        row[f"eval/{name}/{score}"], low, high = found.summary.scores[score]
         row |= {f"eval_ci/{name}/{score}/low": low, f"eval_ci/{name}/{score}/high": high}
-    row |= {f"eval/{name}/{share}": found.shares[share] for share in ("length_mean", "truncated", "no_answer")}
+    row |= {f"eval/{name}/{share}": found.summary.shares[share] for share in ("length_mean", "truncated", "no_answer")}
     if settings.kl_prompts:
-        row[f"eval/{name}/kl_ref"] = reference_kl(run, scored) if run.state.step else 0.0
+        row[f"eval/{name}/kl_ref"] = reference_kl(run, found.scored) if run.state.step else 0.0
     row["time/evaluate"] = time.perf_counter() - started
     return row
 
 
-def log_evaluation(run: Run, prompts: PromptSet, scored: list[Scored]) -> None:
+def log_evaluation(run: Run, prompts: PromptSet, scored: Sequence[Scored]) -> None:
     """Every held-out response into its Parquet file, by rank 0."""
     own = [rollout_row(run.state.step, prompts.prompts[s.rollout.group], s) for s in scored]
     rows = [row for part in run.world.all_gather(own) for row in part]
@@ -47,7 +46,7 @@ def log_evaluation(run: Run, prompts: PromptSet, scored: list[Scored]) -> None:
         write_rollouts(run.run_dir, run.state.step, sorted(rows, key=lambda r: (r.prompt_id, r.sample)), "eval")
 
 
-def reference_kl(run: Run, scored: list[Scored]) -> float:
+def reference_kl(run: Run, scored: Sequence[Scored]) -> float:
     """KL to the reference policy over all responses to the first `kl_prompts` held-out prompts, in nats a token."""
     chosen = [s.rollout for s in scored if s.rollout.group < run.recipe.evaluate.kl_prompts]
     samples = [Sample.of(rollout) for rollout in chosen]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sieverl.run_dir.metrics import nonfinite
 from sieverl.training.state import Run
 from sieverl.types import Metrics, Note
 
@@ -16,7 +15,7 @@ NONFINITE = {
 
 def notes(run: Run, row: Metrics) -> list[Note]:
     """What is worth saying of a step that was recorded; usually nothing."""
-    found = [_grades(run), _threshold(run), _nothing_kept(row), _nonfinite(row), _zero_loss(run, row)]
+    found = [_grades(run), _threshold(run), _nothing_kept(row), _nonfinite(run), _zero_loss(run, row)]
     return [*(Note(line) for line in found if line), *_verifier(run, row)]
 
 
@@ -54,8 +53,8 @@ def _nothing_kept(row: Metrics) -> str:
     )
 
 
-def _nonfinite(row: Metrics) -> str:
-    counted = ", ".join(f"{count} {NONFINITE[name]}" for name, count in nonfinite(row).items())
+def _nonfinite(run: Run) -> str:
+    counted = ", ".join(f"{count} {NONFINITE[name]}" for name, count in run.nonfinite.items())
     return f"NaN or infinity: {counted}" if counted else ""
 
 

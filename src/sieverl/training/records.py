@@ -84,11 +84,12 @@ def rollout_row(
 
 def log_rollouts(run: Run, batch: Batch, credit: Credit) -> None:
     """Every response of the step into its Parquet file, by rank 0."""
-    own = []
-    for row, scored in batch.own.items():
-        prompt = run.prompts.prompts[batch.prompt_of_group[scored.rollout.group]]
-        keep, advantage = bool(credit.keep[row]), float(credit.advantage[row])
-        own.append(rollout_row(run.state.step, prompt, scored, keep, advantage))
+    prompts = [run.prompts.prompts[index] for index in batch.prompt_of_group]
+    keep, advantage = credit.keep.tolist(), credit.advantage.tolist()
+    own = [
+        rollout_row(run.state.step, prompts[scored.rollout.group], scored, keep[row], advantage[row])
+        for row, scored in batch.own.items()
+    ]
     rows = [row for part in run.world.all_gather(own) for row in part]
     if run.world.rank == 0:
         write_rollouts(run.run_dir, run.state.step, sorted(rows, key=lambda r: (r.group, r.sample)))
@@ -97,6 +98,7 @@ def log_rollouts(run: Run, batch: Batch, credit: Credit) -> None:
 def record(run: Run, row: Metrics) -> None:
     """One row into metrics.jsonl, by rank 0, and the counters that alarms look at."""
     run.state.empty_steps = int(row.get("select/empty_steps", 0))
-    run.state.nonfinite_steps = run.state.nonfinite_steps + 1 if nonfinite(row) else 0
+    run.nonfinite = nonfinite(row)
+    run.state.nonfinite_steps = run.state.nonfinite_steps + 1 if run.nonfinite else 0
     if run.world.rank == 0:
         run.metrics.append(row)

@@ -42,7 +42,8 @@ class Run:
     """What a run works with; `prepare` makes it from a recipe.
 
     `declared_graded` is what the recipe or the verifier says of the rewards (`State.graded` is what they are taken
-    for); None: neither says so. `reasons` are those of the verifier's errors in the last step.
+    for); None: neither says so. `nonfinite` counts what was NaN or infinite in the last step, `reasons` are those of the
+    verifier's errors in the last step, `earlier_reasons` those before.
     """
 
     recipe: Recipe
@@ -55,6 +56,7 @@ class Run:
     heldout: PromptSet | None = None
     state: State = field(default_factory=State)
     declared_graded: bool | None = False
+    nonfinite: dict[str, int] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     earlier_reasons: Counter[str] = field(default_factory=Counter)
 
