@@ -71,7 +71,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException, length: int = 200) -> str:
-    """The first line of what an error of a library says, or its type where it says nothing.
+    """The first line of an error's message, or the name of its type if it has none.
 
     >>> first_line(ValueError("no such split\\nTraceback ...")), first_line(KeyError())
     ('no such split', 'KeyError')

@@ -1,4 +1,4 @@
-"""Writing that is either whole or not there, and asking first whether one may."""
+"""Atomic writes, and whether a path can be written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from sieverl.errors import UsageError
 
@@ -25,7 +24,7 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def check_writable(path: Path, what: str, option: str) -> None:
-    """A UsageError unless `path` can be made: `what` it is and the `option` that names another."""
+    """Raise a UsageError unless `path` can be written; `what` it is and the `option` to change are for the message."""
     parent = path.absolute()
     while not parent.exists():
         parent = parent.parent
@@ -39,7 +38,7 @@ def check_writable(path: Path, what: str, option: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file, or leave the old one."""
+    """Write a text file atomically: an error leaves the old one."""
 
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
@@ -47,8 +46,8 @@ def write_text(path: Path, text: str) -> None:
     atomic_write(path, write)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a whole JSON file, or leave the old one."""
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file atomically: an error leaves the old one."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 

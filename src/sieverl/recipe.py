@@ -1,4 +1,4 @@
-"""What the user writes: a TOML file, every key of it also an option (`--train.lr 1e-5`). Frozen, checked, complete.
+"""The recipe: a TOML file whose every key is also a command-line option (`--train.lr 1e-5`). Frozen and validated.
 
 Unknown keys name the nearest known one; sizes that cannot work are refused here, with the arithmetic, before anything
 loads.
@@ -10,20 +10,23 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from sieverl.errors import UsageError, nearest
 from sieverl.options import parse_value
+from sieverl.types import JsonObject
 
-# keys of earlier versions
+# old key -> new key
 RENAMED = {
     "axes.over": "axes.denominator",
     "axes.penalty_over": "axes.penalty_denominator",
     "rollout.max_rows": "rollout.max_num_seqs",
 }
+Overrides = Mapping[str, object]  # dotted key -> value, or text that is parsed to one
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -42,8 +45,10 @@ class Lora(Table):
 class Model(Table):
     """The model to start from."""
 
-    path: str = Field("", description="Hugging Face directory or Hub id; empty is the model shipped with SieveRL")
-    attention: str | None = Field(None, description="attention implementation of transformers; by default its choice")
+    path: str = Field("", description="Hugging Face directory or Hub id; empty: the model shipped with SieveRL")
+    attention: str | None = Field(
+        None, description="attention implementation of transformers; by default its own choice"
+    )
     device: str = Field("auto", description="auto, cpu or cuda")
     lora: Lora = Lora()
 
@@ -53,30 +58,30 @@ class Data(Table):
 
     source: str = Field("", description="file, known name, Hub id or reasoning_gym:TASK")
     split: str = "train"
-    columns: dict[str, str] = Field({}, description="column of each of prompt, answer")
-    options: dict[str, Any] = Field({}, description="options of the source, such as a reasoning-gym config")
+    columns: dict[str, str] = Field({}, description="which column is the prompt and which the answer")
+    options: JsonObject = Field({}, description="options of the source, such as a reasoning-gym config")
     limit: int | None = Field(None, gt=0)
     template: Literal["chat", "plain", "auto"] = "chat"
     system: str | None = None
     suffix: str | None = None
     max_prompt_tokens: int = Field(1024, gt=0)
-    overlong: Literal["error", "drop"] = Field("error", description="what to do with prompts over max_prompt_tokens")
-    check_gold: int = Field(64, ge=0, description="how many gold answers must verify before training")
+    overlong: Literal["error", "drop"] = Field("error", description="prompts longer than max_prompt_tokens")
+    check_gold: int = Field(64, ge=0, description="gold answers checked before training; 0: none")
 
 
 class Verify(BaseModel):
-    """The verifier by name; its own options stand beside the name."""
+    """The verifier by name; the options of that verifier are keys of the same table."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str = "math"
     workers: int = Field(2, gt=0)
     timeout_s: float = Field(5.0, gt=0)
     memory_mb: int = Field(1024, gt=0)
-    graded: bool | None = Field(None, description="rewards mean more than right and wrong; by default as found out")
-    correct_from: float = Field(1.0, description="a reward from here on is correct, where a number decides that")
+    graded: bool | None = Field(None, description="whether rewards are graded; by default decided from the rewards")
+    correct_from: float = Field(1.0, description="the reward from which on a response counts as correct")
 
     @property
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> JsonObject:
         """What `sieverl.verify.build` takes."""
         own = ("workers", "timeout_s", "memory_mb", "graded", *(["correct_from"] if self.correct_from == 1.0 else []))
         return {k: v for k, v in self.model_dump().items() if k not in own}
@@ -85,14 +90,14 @@ class Verify(BaseModel):
 class Rollout(Table):
     """How responses are sampled."""
 
-    prompts: int = Field(32, gt=0, description="prompts a step")
-    samples: int = Field(8, gt=0, description="responses a prompt (n)")
+    prompts: int = Field(32, gt=0, description="prompts per step")
+    samples: int = Field(8, gt=0, description="responses per prompt (n)")
     max_tokens: int = Field(512, gt=0)
     temperature: float = Field(1.0, gt=0)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    max_num_seqs: int = Field(512, gt=0, description="responses decoded at a time")
+    max_num_seqs: int = Field(512, gt=0, description="responses decoded at the same time")
     engine: Literal["torch", "transformers"] = Field(
-        "torch", description="built in, or continuous batching of transformers (for GPUs)"
+        "torch", description="built-in engine, or continuous batching of transformers (for GPUs)"
     )
 
 
@@ -100,9 +105,9 @@ class Train(Table):
     """How the policy is updated."""
 
     lr: float = Field(1e-6, gt=0)
-    minibatches: int = Field(1, gt=0, description="optimiser steps a batch of rollouts; a partition of the prompts")
+    minibatches: int = Field(1, gt=0, description="optimiser steps per batch of rollouts, by prompt")
     epochs: int = Field(1, gt=0, description="passes over the mini-batches")
-    micro_batch_tokens: int = Field(16384, gt=0, description="tokens computed at a time, forward and backward")
+    micro_batch_tokens: int = Field(16384, gt=0, description="tokens per forward and backward pass")
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_updates: int = Field(0, ge=0)
     min_lr_ratio: float = Field(0.0, ge=0, le=1)
@@ -110,20 +115,22 @@ class Train(Table):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, ge=0, description="0 turns clipping off")
-    old: Literal["learner", "engine"] = Field("learner", description="whose log-probs the ratio refers to")
-    reference: Literal["initial", "last"] = Field("initial", description="initial policy, or that before this step")
+    old: Literal["learner", "engine"] = Field("learner", description="whose log-probs are the old ones of the ratio")
+    reference: Literal["initial", "last"] = Field(
+        "initial", description="the initial policy, or the one before this step"
+    )
     mask_truncated: bool = Field(False, description="never train on truncated responses")
 
 
 class Evaluate(Table):
-    """Held-out evaluation, before training and every so many steps."""
+    """Held-out evaluation, before training and every `every` steps."""
 
     every: int = Field(0, ge=0, description="steps between evaluations; 0 only before and after")
     name: str = "heldout"
     source: str = ""
     split: str = "test"
     columns: dict[str, str] = {}
-    options: dict[str, Any] = {}
+    options: JsonObject = {}
     limit: int = Field(256, gt=0, description="prompts")
     samples: int = Field(4, gt=0, description="k of avg@k")
     temperature: float = Field(1.0, ge=0)
@@ -131,22 +138,22 @@ class Evaluate(Table):
 
 
 class Checkpoint(Table):
-    """What lasts."""
+    """When checkpoints are written and how many are kept."""
 
     every: int = Field(50, ge=0, description="steps between checkpoints; 0 only at the end")
     keep: int = Field(2, gt=0)
 
 
 class Alarms(Table):
-    """When a run stops itself instead of wasting more."""
+    """When a run stops itself."""
 
-    empty_steps: int = Field(20, ge=0, description="steps in a row with nothing kept; 0 never")
-    nonfinite_steps: int = Field(3, ge=0, description="steps in a row with NaN or infinity in the update; 0 never")
-    engine_mismatch: float = Field(0.5, ge=0, description="mean |log-prob gap| in nats; 0 never")
+    empty_steps: int = Field(20, ge=0, description="consecutive steps with nothing kept; 0: never")
+    nonfinite_steps: int = Field(3, ge=0, description="consecutive steps with NaN or infinity; 0: never")
+    engine_mismatch: float = Field(0.5, ge=0, description="mean |log-prob difference| in nats; 0: never")
 
 
 class Axes(Table):
-    """Choices of the algorithm replaced by name; see `sieverl algorithms`."""
+    """Axes of the algorithm that are replaced by name; see `sieverl algorithms`."""
 
     shape: Literal["signed", "zero_one", "overlong"] | None = None
     aggregate: Literal["sequence_mean", "token_mean", "constant_length"] | None = None
@@ -163,13 +170,13 @@ class Axes(Table):
 
 
 class Recipe(Table):
-    """Everything a run depends on."""
+    """Everything that a run depends on."""
 
     algorithm: str = "reinforce_rej"
     steps: int = Field(100, ge=0)
     seed: int = Field(0, ge=0)
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    threads: int = Field(0, ge=0, description="CPU threads of PyTorch; 0 is its choice")
+    threads: int = Field(0, ge=0, description="CPU threads of PyTorch; 0: its default")
     run_dir: str = "runs/run"
     model: Model = Model()
     data: Data = Data()
@@ -182,7 +189,7 @@ class Recipe(Table):
     axes: Axes = Axes()
 
     @property
-    def chosen_axes(self) -> dict[str, Any]:
+    def chosen_axes(self) -> JsonObject:
         """The axes that the recipe changes, by name."""
         return self.axes.model_dump(exclude_none=True)
 
@@ -203,7 +210,7 @@ class Recipe(Table):
             )
         if self.evaluate.temperature == 0 and self.evaluate.samples > 1:
             raise ValueError(
-                f"evaluate.temperature = 0 gives evaluate.samples = {self.evaluate.samples} times the same response; "
+                f"evaluate.temperature = 0 gives the same response evaluate.samples = {self.evaluate.samples} times; "
                 "use evaluate.samples = 1 or a temperature above 0"
             )
         axes = self.axes
@@ -215,12 +222,12 @@ class Recipe(Table):
             )
         for key, value in _numbers(self.model_dump()):
             if not math.isfinite(value):
-                raise ValueError(f"{key} = {value} is no finite number; give one, such as 1.0")
+                raise ValueError(f"{key} = {value} is not a finite number; give one, such as 1.0")
         return self
 
 
-def _numbers(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Every float with its dotted key, in tables and lists too."""
+def _numbers(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every float with its dotted key, also inside tables and lists."""
     for key, value in table.items():
         for one in value if isinstance(value, list | tuple) else [value]:
             if isinstance(one, float):
@@ -229,7 +236,7 @@ def _numbers(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
                 yield from _numbers(one, f"{prefix}{key}.")
 
 
-def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load(path: str | Path, overrides: Overrides | None = None) -> Recipe:
     """The recipe in a TOML file with dotted `overrides` on top. Raises a UsageError that names the key."""
     file = Path(path)
     if not file.is_file():
@@ -241,13 +248,13 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe
     return build(tables, overrides, str(path))
 
 
-def build(tables: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, where: str = "recipe") -> Recipe:
+def build(tables: Mapping[str, object], overrides: Overrides | None = None, where: str = "recipe") -> Recipe:
     """A checked recipe from nested tables and dotted overrides.
 
     >>> build({"train": {"lr": 1e-5}}, {"rollout.samples": "4"}).rollout.samples
     4
     """
-    merged: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in tables.items()}
+    merged: JsonObject = {k: dict(v) if isinstance(v, Mapping) else v for k, v in tables.items()}
     for key, value in (overrides or {}).items():
         _set(merged, key.replace("-", "_"), value)
     try:
@@ -256,7 +263,7 @@ def build(tables: Mapping[str, Any], overrides: Mapping[str, Any] | None = None,
         raise UsageError(_explain(error, where)) from error
 
 
-def _set(tables: dict[str, Any], dotted: str, value: Any) -> None:
+def _set(tables: JsonObject, dotted: str, value: object) -> None:
     *path, last = dotted.split(".")
     for part in path:
         inner = tables.setdefault(part, {})
@@ -267,7 +274,7 @@ def _set(tables: dict[str, Any], dotted: str, value: Any) -> None:
     tables[last] = parse_value(value) if isinstance(value, str) else value
 
 
-def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every dotted key with its field, in the order of the recipe."""
     for name, field in model.model_fields.items():
         kind = field.annotation
@@ -296,5 +303,5 @@ def to_toml(recipe: Recipe) -> str:
     return tomli_w.dumps(_without_none(recipe.model_dump()))
 
 
-def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(table: Mapping[str, object]) -> dict[str, object]:
     return {k: _without_none(v) if isinstance(v, Mapping) else v for k, v in table.items() if v is not None}

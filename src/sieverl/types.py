@@ -1,4 +1,4 @@
-"""What is passed around. Shapes: R responses (rows), T kept tokens, S kept sequences, P prompts."""
+"""Types that all rooms share. Shapes: R responses (rows)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 Array = NDArray[Any]
-ROUNDING = 1e-6  # of rewards: one that is less by no more than this still counts as reaching a bound
+AnyArray = NDArray[Any]  # of a dtype that is still to be checked
+ROUNDING = 1e-6  # rewards that are less than a bound by no more than this still reach it
 
 
 class Tokenizer(Protocol):
@@ -43,7 +44,7 @@ class Tokenizer(Protocol):
 
 
 class Status(StrEnum):
-    """Why a response got its reward. Each is counted and shown apart."""
+    """Why a response got its reward; each status is counted separately."""
 
     CORRECT = "correct"
     INCORRECT = "incorrect"
@@ -55,7 +56,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a verifier says of one response: any float as the reward, whether it is correct, and why.
+    """The verdict on one response: the reward (any float), whether it is correct, and why.
 
     `parts` are rewards of which it is made, by name, for the log; None where a part does not apply.
 
@@ -72,13 +73,13 @@ class Verdict:
 
     @staticmethod
     def of(reward: float, status: Status | None = None, correct_from: float = 1.0) -> Verdict:
-        """The verdict of a plain number: correct when the reward is at least `correct_from` (to rounding)."""
+        """The verdict of a plain number: correct if the reward is at least `correct_from` (up to rounding)."""
         correct = bool(reward >= correct_from - ROUNDING)
         return Verdict(float(reward), correct, status or (Status.CORRECT if correct else Status.INCORRECT))
 
 
 class Note(NamedTuple):
-    """One line on a step of training; an `urgent` one is shown even where its step is not."""
+    """A message about a training step; an `urgent` one is shown even if the step itself is not."""
 
     text: str
     urgent: bool = True
@@ -126,12 +127,12 @@ class Responses:
     `samples` is the number of responses asked for a prompt, of which an adaptive draw makes more; 0 is unknown.
     """
 
-    prompt_R: Array
-    reward_R: Array
-    correct_R: Array
-    length_R: Array
-    truncated_R: Array
-    greedy_R: Array | None = None
+    prompt_R: IntArray
+    reward_R: FloatArray
+    correct_R: BoolArray
+    length_R: IntArray
+    truncated_R: BoolArray
+    greedy_R: FloatArray | None = None
     max_tokens: int = 1
     seed: int = 0
     graded: bool = False
@@ -150,7 +151,7 @@ class Credit:
     advantage of zero teaches nothing.
     """
 
-    keep: Array
-    advantage: Array
-    shaped: Array = field(repr=False)
-    selected: Array = field(repr=False)
+    keep: BoolArray
+    advantage: FloatArray
+    shaped: FloatArray = field(repr=False)
+    selected: BoolArray = field(repr=False)

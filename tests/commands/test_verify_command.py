@@ -50,7 +50,7 @@ def test_columns_can_be_named_and_parquet_read_and_written(tmp_path):
 
     rows = [{"truth": {"target": "4"}, "model": {"text": rf"\boxed{{{n}}}"}} for n in (4, 5)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
-    verify_file(MATH, tmp_path / "in.parquet", tmp_path / "out.parquet", gold="truth.target", response="model.text")
+    verify_file(MATH, tmp_path / "in.parquet", tmp_path / "out.parquet", ("truth.target", "model.text"))
     found = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert found == [rows[0] | {"reward": 1.0, "status": "correct"}, rows[1] | {"reward": 0.0, "status": "incorrect"}]
 

@@ -1,12 +1,13 @@
-"""An algorithm is a frozen value: one small pure function on each axis. The named ones stand in `algorithms.py`."""
+"""An algorithm is a frozen value: one small pure function on each axis. The named ones are in `named.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sieverl.algorithms import objective as obj
@@ -16,7 +17,7 @@ from sieverl.algorithms.objective import Aggregate, Clipped, Penalty
 from sieverl.algorithms.token_advantage import to_tokens
 from sieverl.algorithms.tokens import Tokens
 from sieverl.errors import UsageError
-from sieverl.types import ROUNDING, Array, BoolArray, Credit, Responses
+from sieverl.types import ROUNDING, BoolArray, Credit, FloatArray, IntArray, Responses
 
 CLIP = Clipped(0.2, 0.2)
 
@@ -42,7 +43,11 @@ class DynamicSampling:
 
 @dataclass(frozen=True)
 class Critic:
-    """A value head on the policy (`shared`) or a model of its own, trained on clipped value loss before the policy."""
+    """A value head on the policy (`shared`) or a model of its own, trained on the clipped value loss before the policy.
+
+    `clip` bounds the change of a value (None: unbounded); during the first `warmup_updates` optimiser steps only the
+    critic is trained.
+    """
 
     lr: float = 1e-5
     clip: float | None = 0.2
@@ -52,18 +57,18 @@ class Critic:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What is learnt from sampled responses, as one choice on each axis (see DESIGN: 'An algorithm is a value').
+    """What is learnt from sampled responses: one function on each axis (docs/algorithms.md).
 
     `denominator` is what the loss is divided by: all sampled responses (a dropped one then counts as zero, exactly as
-    if masked) or the kept ones, which are those that `select` chose: an advantage of zero saves the work, not the place
-    in the mean.
-    `about` and `paper` are for people.
+    if masked) or the kept ones, which are those that `select` chose. A kept response whose advantage is zero is not
+    computed, but it stays in the denominator. `whiten` normalises token-level advantages over all tokens. `about` and
+    `paper` are for the reader.
     """
 
     sampling: DynamicSampling = DynamicSampling()
-    shape: Callable[[Responses], Array] = signed
-    select: Callable[[Responses], Array] = everything
-    advantage: Callable[[Responses, Array], Array] = reward
+    shape: Callable[[Responses], FloatArray] = signed
+    select: Callable[[Responses], BoolArray] = everything
+    advantage: Callable[[Responses, FloatArray], FloatArray] = reward
     token_advantage: Callable[[Tokens], Tensor] = to_tokens
     whiten: bool = False
     ratio: Callable[[Tokens], Tensor] = obj.per_token
@@ -97,8 +102,8 @@ class Algorithm:
     def needs(self) -> frozenset[str]:
         """What this algorithm needs beyond log-probs: the union of what its functions declare.
 
-        The ratio, and so old log-probs in a run of several updates a batch, is needed by every function of tokens
-        that is not known to do without (`ratio_free`).
+        Every function of tokens needs the ratio (and so old log-probs, with several updates a batch), unless it is
+        marked as `ratio_free`.
         """
         of_tokens = [self.token_advantage, self.objective, *(p.function for p in self.penalties)]
         parts = [self.shape, self.select, self.advantage, self.ratio, *of_tokens]
@@ -112,14 +117,14 @@ class Algorithm:
         """Whether a penalty is over all sampled responses, so that none can be dropped."""
         return any(penalty.denominator == "sampled" for penalty in self.penalties)
 
-    def credit(
+    def credit(  # many parameters: all that a person may know of responses, each by keyword
         self,
-        rewards: Any,
+        rewards: ArrayLike | Responses,
         *,
-        prompt: Any = None,
-        correct: Any = None,
-        greedy: Any = None,
-        length: Any = None,
+        prompt: ArrayLike | None = None,
+        correct: ArrayLike | None = None,
+        greedy: ArrayLike | None = None,
+        length: ArrayLike | None = None,
         max_tokens: int = 1,
         seed: int = 0,
         graded: bool | None = None,
@@ -143,7 +148,12 @@ class Algorithm:
             responses: Responses = rewards
             shape: tuple[int, ...] = (len(rewards),)
         else:
-            responses, shape = as_responses(rewards, prompt, correct, greedy, length, max_tokens, seed, graded, samples)
+            responses, shape = as_responses(rewards, prompt, correct, greedy, length)
+            if graded is None:
+                graded = not np.isin(responses.reward_R, (-1.0, 0.0, 1.0)).all()
+            if samples is None:
+                samples = shape[1] if prompt is None else 0
+            responses = replace(responses, max_tokens=max_tokens, seed=seed, graded=bool(graded), samples=samples)
         self._check(responses)
         if "greedy" in self.needs:
             responses = replace(responses, greedy_R=self.shape(_greedy(responses)))
@@ -152,7 +162,12 @@ class Algorithm:
         advantage_R = self.advantage(responses, shaped_R)
         idle = self.token_advantage is to_tokens and not self.penalties  # a zero advantage then teaches nothing
         keep_R = selected_R & (advantage_R != 0) if idle else selected_R
-        return Credit(*(x.reshape(shape) for x in (keep_R, advantage_R, shaped_R, selected_R)))
+        return Credit(
+            keep=keep_R.reshape(shape),
+            advantage=advantage_R.reshape(shape),
+            shaped=shaped_R.reshape(shape),
+            selected=selected_R.reshape(shape),
+        )
 
     def _check(self, responses: Responses) -> None:
         if not np.isfinite(responses.reward_R).all():
@@ -197,7 +212,7 @@ class Algorithm:
 
 
 def _greedy(responses: Responses) -> Responses:
-    """The greedy response of each row's prompt; one that is known by its reward only is right from 1 on, and short."""
+    """The greedy response of each row's prompt; where only its reward is known, correct from 1 on and of one token."""
     if responses.greedy is not None:
         return responses.greedy
     reward_R = np.asarray(responses.greedy_R, dtype=np.float64)
@@ -207,17 +222,13 @@ def _greedy(responses: Responses) -> Responses:
 
 
 def as_responses(
-    rewards: Any,
-    prompt: Any,
-    correct: Any,
-    greedy: Any,
-    length: Any,
-    max_tokens: int,
-    seed: int,
-    graded: bool | None,
-    samples: int | None,
+    rewards: ArrayLike,
+    prompt: ArrayLike | None = None,
+    correct: ArrayLike | None = None,
+    greedy: ArrayLike | None = None,
+    length: ArrayLike | None = None,
 ) -> tuple[Responses, tuple[int, ...]]:
-    """Rows from what a person passes to `Algorithm.credit`, and the shape to give back."""
+    """Rows from what is passed to `Algorithm.credit`, and the shape of the rewards."""
     reward = np.asarray(rewards, dtype=np.float64)
     if prompt is None and reward.ndim != 2:
         raise UsageError(f"rewards have shape {reward.shape}; pass [prompts, samples], or flat rows with prompt=")
@@ -225,27 +236,23 @@ def as_responses(
     reward_R = reward.ravel()
     if len(prompt_R) != len(reward_R):
         raise UsageError(f"{len(reward_R)} rewards but {len(prompt_R)} prompts; pass one prompt a reward")
-    if greedy is not None:
-        greedy = np.asarray(greedy, dtype=np.float64).ravel()
-        if len(greedy) != len(reward_R):
-            names, index = np.unique(prompt_R, return_inverse=True)
-            if len(greedy) != len(names):
-                raise UsageError(f"{len(greedy)} greedy rewards for {len(names)} prompts; pass one a prompt")
-            greedy = greedy[index]
-    if graded is None:
-        graded = not np.isin(reward_R, (-1.0, 0.0, 1.0)).all()
-    if samples is None:
-        samples = reward.shape[1] if prompt is None else 0
     rows = Responses(
         prompt_R=prompt_R,
         reward_R=reward_R,
         correct_R=reward_R >= 1 - ROUNDING if correct is None else np.asarray(correct, dtype=bool).ravel(),
         length_R=np.ones(len(reward_R), dtype=np.int64) if length is None else np.asarray(length).ravel(),
         truncated_R=np.zeros(len(reward_R), dtype=bool),
-        greedy_R=greedy,
-        max_tokens=max_tokens,
-        seed=seed,
-        graded=bool(graded),
-        samples=samples,
+        greedy_R=None if greedy is None else _one_a_row(np.asarray(greedy, dtype=np.float64).ravel(), prompt_R),
     )
     return rows, reward.shape
+
+
+def _one_a_row(greedy: FloatArray, prompt_R: IntArray) -> FloatArray:
+    """Greedy rewards, one a prompt or one a row, as one a row."""
+    if len(greedy) == len(prompt_R):
+        return greedy
+    names, index = np.unique(prompt_R, return_inverse=True)
+    if len(greedy) != len(names):
+        raise UsageError(f"{len(greedy)} greedy rewards for {len(names)} prompts; pass one a prompt")
+    per_row: FloatArray = greedy[index]
+    return per_row

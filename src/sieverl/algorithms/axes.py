@@ -15,11 +15,12 @@ from sieverl.algorithms.objective import Clipped, Penalty
 from sieverl.algorithms.token_advantage import Gae, KlInReward
 from sieverl.algorithms.tokens import Tokens
 from sieverl.errors import UsageError
+from sieverl.types import JsonObject
 
 CLIPS = {"clip_low": "low", "clip_high": "high", "dual_clip": "dual"}
 
 
-def inapplicable(algorithm: Algorithm, axes: dict[str, Any]) -> list[str]:
+def inapplicable(algorithm: Algorithm, axes: JsonObject) -> list[str]:
     """Those of `axes` that mean nothing to `algorithm` and are left out: clips of a ratio that it does not clip.
 
     >>> from sieverl.algorithms import grpo, raft
@@ -29,7 +30,7 @@ def inapplicable(algorithm: Algorithm, axes: dict[str, Any]) -> list[str]:
     return [] if isinstance(algorithm.objective, Clipped) else [axis for axis in axes if axis in CLIPS]
 
 
-def _refuse_for_pairs(axes: dict[str, Any]) -> None:
+def _refuse_for_pairs(axes: JsonObject) -> None:
     """A pair objective takes whole responses, the best and the worst: name all axes that would not mean anything."""
     wrong = [axis for axis in axes if axis in ("aggregate", "denominator", "kl_in_reward", *CLIPS)]
     wrong += [
@@ -40,7 +41,7 @@ def _refuse_for_pairs(axes: dict[str, Any]) -> None:
         raise UsageError(f"an algorithm that learns from pairs (iterative_dpo) has no use for {names}; leave them out")
 
 
-def with_axes(algorithm: Algorithm, axes: dict[str, Any]) -> Algorithm:
+def with_axes(algorithm: Algorithm, axes: JsonObject) -> Algorithm:
     """`algorithm` with some axes replaced by name, as a recipe's [axes] table does it; without those `inapplicable`.
 
     >>> from sieverl.algorithms import grpo
@@ -49,7 +50,7 @@ def with_axes(algorithm: Algorithm, axes: dict[str, Any]) -> Algorithm:
     """
     if algorithm.aggregate.unit == "pair":
         _refuse_for_pairs(axes)
-    choices: dict[str, dict[str, Any]] = {
+    choices: dict[str, dict[str, object]] = {
         "shape": {"signed": signed, "zero_one": zero_one, "overlong": OverlongShaped()},
         "aggregate": {a.name: a for a in (obj.sequence_mean, obj.token_mean, obj.constant_length)},
         "denominator": {"sampled": "sampled", "kept": "kept"},

@@ -16,7 +16,7 @@ import numpy as np
 
 from sieverl.algorithms.needs import needs
 from sieverl.algorithms.shapes import BoolR, FloatR, IntR
-from sieverl.types import ROUNDING, Array, Responses
+from sieverl.types import ROUNDING, Responses
 
 STD_EPS = 1e-6
 
@@ -36,7 +36,7 @@ class Groups:
     constant: BoolR
 
 
-def groups(prompt_R: Array, value_R: Array) -> Groups:
+def groups(prompt_R: IntR, value_R: FloatR) -> Groups:
     """Moments of `value_R` within each prompt, one row a response; std is the n-1 one (0 for a group of one).
 
     A group whose values differ by rounding only (1e-6 relative) is `constant`: its mean is then each value itself and
@@ -69,12 +69,12 @@ def share_correct(responses: Responses) -> FloatR:
 
 def signed(responses: Responses) -> FloatR:
     """r in {-1, +1}: 2 correct - 1; the raw reward where it is graded (arXiv 2504.11343, section 2)."""
-    return responses.reward_R.copy() if responses.graded else 2.0 * responses.correct_R - 1.0
+    return responses.reward_R.copy() if responses.graded else np.where(responses.correct_R, 1.0, -1.0)
 
 
 def zero_one(responses: Responses) -> FloatR:
     """r in {0, 1}, what the paper's release feeds in: a wrong answer then weighs nothing. For comparison only."""
-    return responses.reward_R.copy() if responses.graded else 1.0 * responses.correct_R
+    return responses.reward_R.copy() if responses.graded else responses.correct_R.astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ class OverlongShaped:
 
     def __call__(self, responses: Responses) -> FloatR:
         cache = self.cache * responses.max_tokens
-        return signed(responses) + np.clip((responses.max_tokens - cache - responses.length_R) / cache, -1.0, 0.0)
+        left_R = (responses.max_tokens - cache - responses.length_R).astype(np.float64) / cache
+        penalty_R: FloatR = left_R.clip(-1.0, 0.0)
+        return signed(responses) + penalty_R
 
 
 # --- select: which responses are kept -------------------------------------------------------------
@@ -101,8 +103,8 @@ def everything(responses: Responses) -> BoolR:
 
 def correct(responses: Responses) -> BoolR:
     """Keep correct responses; of graded rewards, those also at their group's maximum (RAFT, eq. 1 and 6)."""
-    best_R: Array = groups(responses.prompt_R, responses.reward_R).maximum
-    keep_R: Array = responses.correct_R & (responses.reward_R >= best_R - ROUNDING)
+    best_R: FloatR = groups(responses.prompt_R, responses.reward_R).maximum
+    keep_R: BoolR = responses.correct_R & (responses.reward_R >= best_R - ROUNDING)
     return keep_R
 
 
@@ -130,7 +132,7 @@ def enough_of_both(responses: Responses) -> BoolR:
     """Where a prompt has right and wrong responses for half a group each (Reinforce-Ada, arXiv 2510.04996)."""
     group = groups(responses.prompt_R, responses.correct_R.astype(np.float64))
     right_R, half = group.mean * group.size, max(1, responses.samples // 2)
-    enough_R: Array = np.minimum(right_R, group.size - right_R) >= half
+    enough_R: BoolR = np.minimum(right_R, group.size - right_R) >= half
     return enough_R
 
 
@@ -194,7 +196,7 @@ def over_group_std(responses: Responses, shaped_R: FloatR) -> FloatR:
 def leave_one_out(responses: Responses, shaped_R: FloatR) -> FloatR:
     """r - mean of the others = (r - mean) n / (n - 1) (RLOO, arXiv 2402.14740)."""
     group = groups(responses.prompt_R, shaped_R)
-    advantage_R: Array = (shaped_R - group.mean) * group.size / np.maximum(group.size - 1, 1)
+    advantage_R: FloatR = (shaped_R - group.mean) * group.size / np.maximum(group.size - 1, 1)
     return advantage_R
 
 
@@ -202,7 +204,7 @@ def leave_one_out(responses: Responses, shaped_R: FloatR) -> FloatR:
 def minus_greedy(responses: Responses, shaped_R: FloatR) -> FloatR:
     """r - r(greedy response of the same prompt), both shaped (ReMax, arXiv 2310.10505)."""
     assert responses.greedy_R is not None
-    advantage_R: Array = shaped_R - responses.greedy_R
+    advantage_R: FloatR = shaped_R - responses.greedy_R
     return advantage_R
 
 

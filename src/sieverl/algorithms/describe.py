@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 from sieverl.algorithms.algorithm import Algorithm, DynamicSampling
 from sieverl.algorithms.named import ALGORITHMS
@@ -11,7 +10,7 @@ from sieverl.algorithms.named import ALGORITHMS
 SHOWN = ("select", "advantage", "ratio", "objective", "aggregate", "denominator")
 
 
-def describe(value: Any) -> str:
+def describe(value: object) -> str:
     """An axis as a short name: a function's name, a value's own form.
 
     >>> from sieverl.algorithms.objective import Clipped
@@ -27,7 +26,7 @@ def describe(value: Any) -> str:
     return shown.replace(", dual=None", "")
 
 
-def explain(value: Any) -> str:
+def explain(value: object) -> str:
     """The first sentence of what an axis says of itself."""
     doc = inspect.getdoc(value) or ""
     return doc.split("\n\n")[0].replace("\n", " ") if callable(value) else ""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-    FloatR: TypeAlias = NDArray[Any]
-    BoolR: TypeAlias = NDArray[Any]
-    IntR: TypeAlias = NDArray[Any]
+    FloatR: TypeAlias = NDArray[np.float64]
+    BoolR: TypeAlias = NDArray[np.bool_]
+    IntR: TypeAlias = NDArray[np.int64]
     FloatT: TypeAlias = Tensor
     BoolT: TypeAlias = Tensor
     IntT: TypeAlias = Tensor

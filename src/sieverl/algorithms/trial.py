@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ from torch import Tensor
 from sieverl.algorithms.algorithm import Algorithm
 from sieverl.algorithms.tokens import Denominator, Tokens
 from sieverl.errors import UsageError
-from sieverl.types import Array, Responses
+from sieverl.types import AnyArray, FloatArray, IntArray, Responses
 
 PROMPTS, SAMPLES, LONGEST = 8, 4, 6
+Result = TypeVar("Result")
 
 
 def try_out(algorithm: Algorithm, name: str) -> None:
@@ -49,7 +50,8 @@ def _responses(graded: bool, greedy: bool) -> Responses:
     length_R, truncated_R = g.integers(1, LONGEST, rows), np.arange(rows) // SAMPLES == 3
     length_R[truncated_R] = LONGEST
     correct_R = right.ravel()
-    reward_R = np.where(correct_R, 1.0, g.random(rows).round(2) * 0.9) if graded else 1.0 * correct_R
+    partial_R = g.random(rows).round(2) * 0.9 if graded else np.zeros(rows)
+    reward_R = np.where(correct_R, 1.0, partial_R)
     prompt_R = np.repeat(np.arange(PROMPTS), SAMPLES)
     of_all = Responses(
         prompt_R, reward_R, correct_R, length_R, truncated_R, max_tokens=LONGEST, graded=graded, samples=SAMPLES
@@ -66,7 +68,7 @@ class _Trial:
     def __init__(self, algorithm: Algorithm, name: str) -> None:
         self.algorithm, self.name = algorithm, name
 
-    def call(self, axis: str, function: Callable[..., Any], *args: Any) -> Any:
+    def call(self, axis: str, function: Callable[..., Result], *args: object) -> Result:
         """What an axis returns; whatever it raises, with the line of the user's file where there is one."""
         try:
             return function(*args)
@@ -81,7 +83,7 @@ class _Trial:
         """Raise what is wrong with an axis."""
         raise UsageError(f"{self.name}: {axis} returned {what}")
 
-    def rows(self, axis: str, value: Any, count: int, kind: str = "biuf") -> Array:
+    def rows(self, axis: str, value: object, count: int, kind: str = "biuf") -> AnyArray:
         """`value` as an array of `count` numbers (or of true and false)."""
         if not isinstance(value, np.ndarray):
             self.refuse(axis, f"{_kind(value)}, expected a NumPy array of shape ({count},)")
@@ -89,10 +91,10 @@ class _Trial:
             self.refuse(axis, f"shape {value.shape}, expected ({count},)")
         if value.dtype.kind not in kind:
             self.refuse(axis, f"{value.dtype}, expected {'bool' if kind == 'b' else 'numbers'}")
-        out: Array = value
+        out: AnyArray = value
         return out
 
-    def tokens(self, axis: str, value: Any, count: int) -> Tensor:
+    def tokens(self, axis: str, value: object, count: int) -> Tensor:
         """`value` as a tensor of `count` finite numbers, one a token or a pair."""
         if not isinstance(value, Tensor):
             self.refuse(axis, f"{_kind(value)}, expected a tensor of shape ({count},)")
@@ -123,7 +125,7 @@ class _Trial:
         if len(kept):
             self.loss(responses, kept, advantage_R)
 
-    def loss(self, responses: Responses, kept: Array, advantage_R: Array) -> None:
+    def loss(self, responses: Responses, kept: IntArray, advantage_R: FloatArray) -> None:
         """The functions of tokens on what the algorithm says it needs, one by one; then the whole loss."""
         algorithm = self.algorithm
         t, paired = _tokens(algorithm, responses, kept, advantage_R), algorithm.aggregate.unit == "pair"
@@ -143,7 +145,7 @@ class _Trial:
             self.refuse("aggregate", f"{_kind(total)} over {count}, expected a finite scalar over a positive number")
 
 
-def _tokens(algorithm: Algorithm, responses: Responses, kept: Array, advantage_R: Array) -> Tokens:
+def _tokens(algorithm: Algorithm, responses: Responses, kept: IntArray, advantage_R: FloatArray) -> Tokens:
     needs, length_S = algorithm.needs, torch.as_tensor(responses.length_R[kept])
     lengths = responses.length_R.tolist()
     response_T = torch.repeat_interleave(torch.arange(len(kept)), length_S)
@@ -167,5 +169,5 @@ def _tokens(algorithm: Algorithm, responses: Responses, kept: Array, advantage_R
     )
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "None" if value is None else f"a {type(value).__name__}"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sieverl.assets import RECIPE
 from sieverl.commands.train import RunOptions, add_run_arguments, train_recipe
@@ -15,7 +14,7 @@ from sieverl.errors import ExitCode
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sieverl.recipe import Recipe
+    from sieverl.recipe import Overrides, Recipe
 
 ABOUT = "train the shipped tiny model, in about three minutes on a laptop"
 
@@ -35,7 +34,7 @@ def run(options: Options) -> ExitCode:
     return train_recipe(recipe(options.changes(), options.resume), options.resume, ending)
 
 
-def recipe(overrides: Mapping[str, Any], resume: str = "auto") -> Recipe:
+def recipe(overrides: Overrides, resume: str = "auto") -> Recipe:
     """The demo's recipe; without a run directory of the user's, the newest unfinished one or else a new one."""
     from sieverl.recipe import load
     from sieverl.run_dir import manifest

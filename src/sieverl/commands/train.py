@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from sieverl.errors import ExitCode, UsageError
 
@@ -33,7 +33,7 @@ class RunOptions:
     seed: str | None
     dtype: str | None
 
-    def changes(self) -> dict[str, Any]:
+    def changes(self) -> dict[str, str]:
         """What the command line changes in the recipe: dotted key -> value."""
         shortcuts = {key: value for key in SHORTCUTS if (value := getattr(self, key)) is not None}
         return parse_overrides(self.overrides) | shortcuts

@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sieverl.data.local import read_path
 from sieverl.errors import DataError, UsageError, nearest
 from sieverl.files import atomic_write
 from sieverl.options import key_values, parse_value
-from sieverl.types import Status, Verdict
+from sieverl.types import JsonObject, Row, Status, Verdict, VerifierSpec
 from sieverl.verify.check import stop_if_all_failed
 from sieverl.verify.pool import Pool
 
@@ -57,8 +56,7 @@ def run(options: Options) -> None:
         {"name": options.verifier, **{key: parse_value(text) for key, text in given.items()}},
         options.input,
         options.output,
-        options.gold,
-        options.response,
+        (options.gold, options.response),
         workers=options.workers,
         timeout_s=options.timeout,
         memory_mb=options.memory_mb,
@@ -66,26 +64,27 @@ def run(options: Options) -> None:
 
 
 def verify_file(
-    verifier: Mapping[str, Any],
+    verifier: VerifierSpec,
     input: str | Path,
     output: str | Path,
-    gold: str = "gold",
-    response: str = "response",
-    **limits: Any,
+    columns: tuple[str, str] = ("gold", "response"),
+    workers: int = 2,
+    timeout_s: float = 5.0,
+    memory_mb: int = 1024,
 ) -> Counter[Status]:
-    """Score the rows of a JSONL or Parquet file and write them, in order, with `reward` and `status` besides.
+    """Score the rows of a JSONL or Parquet file and write them, in order, with the columns `reward` and `status`.
 
-    `gold` and `response` name the columns; `a.b` is the field `b` of the column `a`. `limits` are those of
-    `Pool`: `workers`, `timeout_s`, `memory_mb`. The output is written whole or not
-    at all, and as Parquet if its name says so. Returns the counts per status, which it also prints. Raises DataError
-    with file and line for a row that cannot be used; an Alarm, after writing, if every row is an error.
+    `columns` names those of the gold answer and the response; `a.b` is the field `b` of the column `a`. `workers`,
+    `timeout_s` and `memory_mb` are those of `Pool`. The output is written completely or not at all, as Parquet if its
+    name ends in .parquet. Returns the counts per status, which it also prints. Raises a DataError with file and line
+    for a row that cannot be used, and an Alarm, after writing, if every row is an error.
     """
     source, target = Path(input), Path(output)
     if target.is_dir() or not target.parent.is_dir():
         raise UsageError(f"Cannot write {target}: give the name of a file in a directory that exists.")
     rows = read(source)
-    pairs = [pair(row, gold, response, where) for where, row in rows]
-    with Pool(verifier, **limits) as pool:
+    pairs = [pair(row, *columns, where) for where, row in rows]
+    with Pool(verifier, workers, timeout_s, memory_mb) as pool:
         verdicts = pool.verdicts(pairs)
         reasons = pool.reasons
     scored = [{**row, "reward": v.reward, "status": v.status.value} for (_, row), v in zip(rows, verdicts, strict=True)]
@@ -95,7 +94,7 @@ def verify_file(
     return Counter(verdict.status for verdict in verdicts)
 
 
-def read(source: Path) -> list[tuple[str, dict[str, Any]]]:
+def read(source: Path) -> list[tuple[str, JsonObject]]:
     """The rows of a file, each with the place it stands at (`file:line`)."""
     rows = []
     for raw in read_path(source, "test"):
@@ -109,7 +108,7 @@ def read(source: Path) -> list[tuple[str, dict[str, Any]]]:
     return rows
 
 
-def pair(row: Mapping[str, Any], gold: str, response: str, where: str) -> tuple[str, dict[str, Any]]:
+def pair(row: Row, gold: str, response: str, where: str) -> tuple[str, JsonObject]:
     """The response of a row, and the row with its gold as `answer`."""
     text, answer = field(row, response, where, "--response"), field(row, gold, where, "--gold")
     if not isinstance(text, str):
@@ -119,9 +118,9 @@ def pair(row: Mapping[str, Any], gold: str, response: str, where: str) -> tuple[
     return text, {**row, "answer": answer}
 
 
-def field(row: Mapping[str, Any], path: str, where: str, option: str) -> Any:
+def field(row: Row, path: str, where: str, option: str) -> object:
     """A column, or a field of one (`column.field`)."""
-    value: Any = row
+    value: object = row
     for name in [path] if path in row else path.split("."):
         if not isinstance(value, Mapping) or name not in value:
             names = list(value) if isinstance(value, Mapping) else []
@@ -133,7 +132,7 @@ def field(row: Mapping[str, Any], path: str, where: str, option: str) -> Any:
     return value
 
 
-def write(path: Path, rows: Sequence[Mapping[str, Any]], parquet: bool) -> None:
+def write(path: Path, rows: Sequence[Row], parquet: bool) -> None:
     """The scored rows as JSONL or Parquet."""
     if parquet:
         import pyarrow

@@ -1,4 +1,4 @@
-"""What the user sees while a run goes on, and at its end."""
+"""What the terminal shows during a run and at its end."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sieverl.recipe import Recipe, load
 from sieverl.run_dir.metrics import MetricsLog
 from sieverl.types import Metrics, Note
 
-SHORT = 40  # steps of a run of which each is shown; of a longer one every fifth
-KEEP = 0.8  # of the running mean of accuracy, in each step
+SHORT = 40  # runs of up to this many steps show every step, longer ones every fifth
+KEEP = 0.8  # weight of the old value in the running mean of accuracy
 
 
 class Progress:

@@ -1,4 +1,4 @@
-"""The curve of a run as a picture, from its metrics.jsonl alone."""
+"""The learning curve of a run as a picture, from its metrics.jsonl."""
 
 from __future__ import annotations
 

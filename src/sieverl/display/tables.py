@@ -40,7 +40,7 @@ def show(result: Result, path: Path, console: Console) -> None:
             table.add_row(title, f"{result['shares'][key]:.1%}", "")
     console.print(table)
     if about["prompts"] == 1:
-        console.print("one prompt says nothing of others: the intervals are from 0 to 100%", style="yellow")
+        console.print("one prompt says nothing about others: the intervals are 0 to 100%", style="yellow")
     console.print(f"result: {escape(str(path))}\n")
 
 
@@ -70,7 +70,7 @@ def overview(results: Sequence[Result], console: Console) -> None:
 
 
 def compare(first: Path, second: Path, console: Console) -> None:
-    """Print what the second result has over the first on the prompts that both have, and what differs in how."""
+    """Print the difference of two results on the prompts that both have, and the settings that differ."""
     a, b = read(first), read(second)
     rows = common(a, b)
     if not rows:

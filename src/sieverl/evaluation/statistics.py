@@ -1,4 +1,4 @@
-"""Numbers that can be believed: avg@k, pass@k, maj@k with intervals that respect prompts; the KL to the start model.
+"""avg@k, pass@k and maj@k with 95% intervals that treat each prompt as one observation.
 
 The samples of a prompt are alike, so that the prompt is what counts as one observation: 16 samples of 30 prompts are
 not 480 independent trials. Legend: P prompts, T response tokens, V vocabulary.

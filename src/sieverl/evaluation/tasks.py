@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from sieverl.options import parse_value
-from sieverl.types import Prompt
+from sieverl.types import JsonObject, Prompt, VerifierSpec
 
 MAX_TOKENS = 2048
-VERIFIERS: Mapping[str, Mapping[str, Any]] = {"math": {"rules": "lenient"}}  # options in evaluation
+VERIFIERS: Mapping[str, VerifierSpec] = {"math": {"rules": "lenient"}}  # options in evaluation
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,9 @@ class Task:
 
     name: str
     prompts: Sequence[Prompt]
-    verifier: Mapping[str, Any]
+    verifier: VerifierSpec
     max_tokens: int
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    origin: JsonObject = field(default_factory=dict)
     dropped: Sequence[str] = ()
 
 
@@ -78,7 +77,7 @@ def _benchmark(source: str, options: TaskOptions) -> Task:
     )
 
 
-def _read(name: str, source: str, options: TaskOptions, given: Mapping[str, Any], default: Mapping[str, Any]) -> Task:
+def _read(name: str, source: str, options: TaskOptions, given: JsonObject, default: VerifierSpec) -> Task:
     from sieverl.data.source import read
     from sieverl.verify import describe
 
@@ -86,10 +85,10 @@ def _read(name: str, source: str, options: TaskOptions, given: Mapping[str, Any]
     describe(spec)
     loaded = read(source, columns=options.columns, split=options.split, limit=options.limit, options=given)
     dropped = [f"{row.where}: {row.detail}" for row in loaded.dropped]
-    return Task(name, loaded.prompts, spec, options.max_tokens or MAX_TOKENS, loaded.origin, dropped)
+    return Task(name, loaded.prompts, spec, options.max_tokens or MAX_TOKENS, dict(loaded.origin), dropped)
 
 
-def verifier(options: TaskOptions, default: Mapping[str, Any]) -> dict[str, Any]:
+def verifier(options: TaskOptions, default: VerifierSpec) -> JsonObject:
     """The verifier's specification: the one asked for or the default, with the options on top."""
     spec = dict(default)
     if options.verifier not in (None, default["name"]):

@@ -1,13 +1,13 @@
-"""Which checkpoints a run directory holds and whether they are whole: a manifest with the SHA-256 of every file."""
+"""The checkpoints of a run directory, and whether they are complete: a manifest holds the SHA-256 of every file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from sieverl.errors import CheckpointError
+from sieverl.types import JsonObject
 
 PREFIX = "step-"
 
@@ -25,7 +25,7 @@ def steps(directory: Path) -> list[int]:
 
 
 def verify_manifest(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: every file of the manifest must be there with its hash."""
+    """What is wrong with a checkpoint, or None if every file of its manifest is there with the right hash."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -39,7 +39,7 @@ def verify_manifest(path: Path) -> str | None:
 
 
 def newest(directory: Path, must: bool = False) -> Path | None:
-    """The newest whole checkpoint, or None. Damaged ones are passed over; with `must` having none is an error."""
+    """The newest undamaged checkpoint, or None. Raises a CheckpointError if all are damaged, or none with `must`."""
     faults = []
     for step in reversed(steps(directory)):
         path = directory / f"{PREFIX}{step}"
@@ -49,7 +49,7 @@ def newest(directory: Path, must: bool = False) -> Path | None:
         faults.append(f"{path.name}: {fault}")
     if faults:
         raise CheckpointError(
-            f"no checkpoint in {directory} can be resumed ({'; '.join(faults)}); restore one, or start anew in another "
+            f"no checkpoint in {directory} can be resumed ({'; '.join(faults)}); restore one, or start again in another "
             "--run-dir (or with --resume never)"
         )
     if must:
@@ -57,6 +57,6 @@ def newest(directory: Path, must: bool = False) -> Path | None:
     return None
 
 
-def load_state(path: Path) -> dict[str, Any]:
+def load_state(path: Path) -> JsonObject:
     """The JSON part of the training state."""
     return dict(json.loads((path / "training.json").read_text(encoding="utf-8")))

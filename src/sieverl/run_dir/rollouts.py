@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from sieverl.files import atomic_write
-from sieverl.types import Status, Verdict
+from sieverl.types import Row, Status, Verdict
 
 if TYPE_CHECKING:
     import pyarrow
@@ -89,7 +89,7 @@ def read_rollouts(run_dir: Path, step: int, kind: Kind = "step") -> list[Rollout
         return []
 
 
-def _row(columns: Mapping[str, Any]) -> RolloutRow:
+def _row(columns: Row) -> RolloutRow:
     parts = {name.removeprefix(PART): value for name, value in columns.items() if name.startswith(PART)}
     return RolloutRow(**{name: value for name, value in columns.items() if name in COLUMNS}, parts=parts)
 

@@ -1,4 +1,4 @@
-"""When a run stops itself instead of wasting more."""
+"""The conditions under which a run stops itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sieverl.types import Metrics
 
 
 def check_alarms(run: Run, row: Metrics) -> None:
-    """Stop a run that wastes its time: nothing kept for many steps, NaN in some, or an engine with other weights."""
+    """Raise an Alarm if nothing was kept for many steps, updates were not finite, or the engine has other weights."""
     alarms = run.recipe.alarms
     if alarms.empty_steps and run.state.empty_steps >= alarms.empty_steps:
         raise Alarm(
@@ -20,8 +20,8 @@ def check_alarms(run: Run, row: Metrics) -> None:
     if alarms.nonfinite_steps and run.state.nonfinite_steps >= alarms.nonfinite_steps:
         which = ", ".join(name.replace("_", "-") for name in run.nonfinite)
         raise Alarm(
-            f"NaN or infinity in the update of {run.state.nonfinite_steps} steps in a row (now in {which}): nothing "
-            "can be learnt from such a step. Look for a division by zero or an overflow in an advantage, objective or "
+            f"NaN or infinity in the update of {run.state.nonfinite_steps} steps in a row (now in {which}): such "
+            "steps teach nothing. Look for a division by zero or an overflow in an advantage, objective or "
             "penalty of yours, lower train.lr, or set alarms.nonfinite_steps = 0 to go on"
         )
     gap = row.get("policy/engine_mismatch", 0.0)

@@ -1,4 +1,4 @@
-"""A checkpoint: a directory in Hugging Face format plus the training state, whole or not there at all.
+"""Checkpoints: a directory in Hugging Face format plus the training state, written atomically.
 
 checkpoints/step-50/   config.json, model.safetensors (or the adapter), tokenizer files
                        training.safetensors   optimiser state (the critic's weights and state too)
@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -24,9 +22,10 @@ from sieverl.files import sync, write_json
 from sieverl.learner.learner import Learner
 from sieverl.model.policy import Policy
 from sieverl.run_dir.manifest import PREFIX, digest, load_state, steps
+from sieverl.types import JsonObject
 
 
-def save(directory: Path, policy: Policy, learner: Learner, state: Mapping[str, Any], keep: int) -> Path:
+def save(directory: Path, policy: Policy, learner: Learner, state: JsonObject, keep: int) -> Path:
     """Write the checkpoint of `state["step"]`, point `latest` at it and delete all but the newest `keep`."""
     directory.mkdir(parents=True, exist_ok=True)
     step = state["step"]
@@ -55,7 +54,7 @@ def save(directory: Path, policy: Policy, learner: Learner, state: Mapping[str, 
 
 
 def restore(path: Path, learner: Learner) -> None:
-    """Put the optimiser's state (and the critic's) back. The policy's weights are loaded with the model."""
+    """Load the state of the optimiser (and of the critic). The policy's weights are loaded with the model."""
     learner.updates = int(load_state(path)["updates"])
     with safe_open(path / "training.safetensors", framework="pt") as file:
         for prefix, parameters, optimizer in _parts(learner):

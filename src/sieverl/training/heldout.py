@@ -26,7 +26,6 @@ def evaluate(run: Run) -> Metrics:
     name, k = settings.name, settings.samples
     found = measure(run.environment, prompts, k, run.recipe.verify.spec)
     settle_grades_of_evaluation(run, found.scored)
-    log_evaluation(run, prompts, found.scored)
     row: Metrics = {}
     for score in (f"avg@{k}", f"pass@{k}", f"maj@{k}"):
         row[f"eval/{name}/{score}"], low, high = found.summary.scores[score]
@@ -34,6 +33,7 @@ def evaluate(run: Run) -> Metrics:
     row |= {f"eval/{name}/{share}": found.summary.shares[share] for share in ("length_mean", "truncated", "no_answer")}
     if settings.kl_prompts:
         row[f"eval/{name}/kl_ref"] = reference_kl(run, found.scored) if run.state.step else 0.0
+    log_evaluation(run, prompts, found.scored)
     row["time/evaluate"] = time.perf_counter() - started
     return row
 

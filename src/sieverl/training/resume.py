@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sieverl.errors import CheckpointError, UsageError
 from sieverl.files import write_text
@@ -43,7 +43,7 @@ def _check_same_recipe(recipe: Recipe, run_dir: Path) -> None:
         )
 
 
-def _difference(recipe: Recipe, run_dir: Path) -> tuple[str, Any, Any] | None:
+def _difference(recipe: Recipe, run_dir: Path) -> tuple[str, object, object] | None:
     """The first key that the recipe in a run directory has otherwise, with its value there and here."""
     if not (run_dir / "recipe.toml").is_file():
         return None

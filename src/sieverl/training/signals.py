@@ -16,7 +16,7 @@ class Preempted(Exception):
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT, so that a run stops between two steps; a second Ctrl-C stops at once."""
+    """The SIGTERM and SIGINT received so far, so that a run can stop between steps; a second Ctrl-C stops at once."""
     seen: list[int] = []
 
     def note(number: int, frame: object) -> None:
@@ -26,7 +26,7 @@ def stop_requests() -> Iterator[list[int]]:
 
     try:
         before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not the main thread: whoever runs that thread handles signals
+    except ValueError:  # not in the main thread: its owner handles signals
         before = {}
     try:
         yield seen

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sieverl.algorithms.algorithm import Algorithm
 from sieverl.data import Cursor
@@ -17,6 +16,7 @@ from sieverl.model.policy import Policy
 from sieverl.recipe import Recipe
 from sieverl.rollout.environment import Environment, PromptSet
 from sieverl.run_dir.metrics import MetricsLog
+from sieverl.types import JsonObject
 from sieverl.verify import Pool
 
 
@@ -31,7 +31,7 @@ class State:
     nonfinite_steps: int = 0
 
     @staticmethod
-    def of(saved: Mapping[str, Any]) -> State:
+    def of(saved: JsonObject) -> State:
         """The state in a checkpoint's `training.json`."""
         cursor = Cursor(**saved["cursor"])
         return State(saved["step"], cursor, saved["empty_steps"], saved["graded"], saved.get("nonfinite_steps", 0))
@@ -42,8 +42,8 @@ class Run:
     """What a run works with; `prepare` makes it from a recipe.
 
     `declared_graded` is what the recipe or the verifier says of the rewards (`State.graded` is what they are taken
-    for); None: neither says so. `nonfinite` counts what was NaN or infinite in the last step, `reasons` are those of the
-    verifier's errors in the last step, `earlier_reasons` those before.
+    for); None: neither says so. `nonfinite` counts what was NaN or infinite
+    in the last step, `reasons` are those of the verifier's errors in it, `earlier_reasons` those before.
     """
 
     recipe: Recipe
