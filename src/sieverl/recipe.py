@@ -46,9 +46,7 @@ class Model(Table):
     """The model to start from."""
 
     path: str = Field("", description="Hugging Face directory or Hub id; empty: the model shipped with SieveRL")
-    attention: str | None = Field(
-        None, description="attention implementation of transformers; by default its own choice"
-    )
+    attention: str | None = Field(None, description="attention implementation of transformers; default: its own choice")
     device: str = Field("auto", description="auto, cpu or cuda")
     lora: Lora = Lora()
 
@@ -105,7 +103,7 @@ class Train(Table):
     """How the policy is updated."""
 
     lr: float = Field(1e-6, gt=0)
-    minibatches: int = Field(1, gt=0, description="optimiser steps per batch of rollouts, by prompt")
+    minibatches: int = Field(1, gt=0, description="optimiser steps per batch of rollouts")
     epochs: int = Field(1, gt=0, description="passes over the mini-batches")
     micro_batch_tokens: int = Field(16384, gt=0, description="tokens per forward and backward pass")
     schedule: Literal["constant", "linear", "cosine"] = "constant"

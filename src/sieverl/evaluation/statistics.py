@@ -1,7 +1,6 @@
 """avg@k, pass@k and maj@k with 95% intervals that treat each prompt as one observation.
 
-The samples of a prompt are alike, so that the prompt is what counts as one observation: 16 samples of 30 prompts are
-not 480 independent trials. Legend: P prompts, T response tokens, V vocabulary.
+The samples of a prompt are correlated: 16 samples of 30 prompts are not 480 independent trials. Legend: P prompts.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from math import comb
 import numpy as np
 from scipy.special import stdtrit
 
-from sieverl.types import Array
+from sieverl.types import BoolArray, FloatArray, IntArray
 
 Interval = tuple[float, float, float]
 
@@ -27,13 +26,14 @@ def t95(freedom: int) -> float:
     return float(stdtrit(freedom, 0.975))
 
 
-def mean_interval(value_P: Array, samples: float = 1) -> Interval:
+def mean_interval(value_P: FloatArray, samples: float = 1) -> Interval:
     """Mean over prompts of values in [0, 1] and its 95% interval: (mean, low, high), each prompt one cluster.
 
     Wilson's interval with the effective number of responses, mean (1 - mean) / variance for each prompt, and Student's
     t over the prompts (Dean and Pagano 2015; for evaluations of language models Miller 2024, arXiv 2411.00640). Unlike
-    mean +- 1.96 standard errors it holds for 30 prompts, stays within [0, 1] and is no point when all are right or all
-    wrong. `samples` is how many independent trials a prompt has at most. One prompt says nothing of others: [0, 1].
+    mean +- 1.96 standard errors it holds for 30 prompts, stays within [0, 1] and does not collapse to a point when all
+    are correct or all are wrong. `samples` is the largest number of independent trials per prompt. One prompt says nothing
+    about others: [0, 1].
 
     >>> [round(x, 3) for x in mean_interval(np.array([1.0, 0.0, 0.5, 0.5] * 25), samples=2)]
     [0.5, 0.431, 0.569]
@@ -52,11 +52,11 @@ def mean_interval(value_P: Array, samples: float = 1) -> Interval:
     return mean, min(mean, max(0.0, centre - half)), max(mean, min(1.0, centre + half))
 
 
-def paired_interval(a_P: Array, b_P: Array) -> Interval:
+def paired_interval(a_P: FloatArray, b_P: FloatArray) -> Interval:
     """Mean of b - a over the same prompts and its 95% interval, paired by prompt (Student's t).
 
-    When all prompts differ by the same (by nothing, say) it is what `mean_interval` allows for the share of prompts
-    that differ otherwise. One prompt says nothing of others: [-1, 1].
+    If all prompts differ by the same amount (zero, say), the interval is what `mean_interval` allows for the share of
+    prompts that differ by another. One prompt says nothing about others: [-1, 1].
 
     >>> [round(x, 3) for x in paired_interval(np.array([0.0, 0.5, 0.5, 1.0]), np.array([0.5, 0.5, 1.0, 1.0]))]
     [0.25, -0.209, 0.709]
@@ -72,7 +72,7 @@ def paired_interval(a_P: Array, b_P: Array) -> Interval:
     return mean, max(-1.0, mean - half), min(1.0, mean + half)
 
 
-def pass_at(correct_P: Array, samples: int, draws: int) -> Array:
+def pass_at(correct_P: IntArray, samples: int, draws: int) -> FloatArray:
     """The chance that one of `draws` of a prompt's `samples` responses is correct: 1 - C(n-c, j) / C(n, j).
 
     `correct_P` are counts, the result is float64 [P]. The unbiased estimate of pass@j (Chen et al. 2021, arXiv
@@ -98,7 +98,7 @@ def majority(answers: Sequence[Hashable | None]) -> int | None:
     return answers.index(max(votes, key=lambda answer: votes[answer])) if votes else None
 
 
-def scores(correct_P: Array, majority_P: Array, samples: int) -> dict[str, Interval]:
+def scores(correct_P: IntArray, majority_P: BoolArray, samples: int) -> dict[str, Interval]:
     """avg@k, pass@1, 2, 4, ..., k and maj@k with their intervals, from counts and from whether the majority is right.
 
     >>> list(scores(np.array([0, 3]), np.array([False, True]), samples=6))

@@ -49,7 +49,7 @@ def newest(directory: Path, must: bool = False) -> Path | None:
         faults.append(f"{path.name}: {fault}")
     if faults:
         raise CheckpointError(
-            f"no checkpoint in {directory} can be resumed ({'; '.join(faults)}); restore one, or start again in another "
+            f"no checkpoint in {directory} can be resumed ({'; '.join(faults)}); restore one, or start in another "
             "--run-dir (or with --resume never)"
         )
     if must:

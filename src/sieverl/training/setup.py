@@ -56,8 +56,8 @@ def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
 
 def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     algorithm = chosen_algorithm(recipe)
-    check_attention(recipe.model.attention)
     _check_verifier(recipe)
+    check_attention(recipe.model.attention)
     choose_device(recipe.model.device)
     data = read_data(recipe, say)
     if line := left_out(recipe, algorithm):
