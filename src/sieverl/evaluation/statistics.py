@@ -32,8 +32,8 @@ def mean_interval(value_P: FloatArray, samples: float = 1) -> Interval:
     Wilson's interval with the effective number of responses, mean (1 - mean) / variance for each prompt, and Student's
     t over the prompts (Dean and Pagano 2015; for evaluations of language models Miller 2024, arXiv 2411.00640). Unlike
     mean +- 1.96 standard errors it holds for 30 prompts, stays within [0, 1] and does not collapse to a point when all
-    are correct or all are wrong. `samples` is the largest number of independent trials per prompt. One prompt says nothing
-    about others: [0, 1].
+    are correct or all are wrong. `samples` is the largest number of independent trials per prompt. One prompt says
+    nothing about others: [0, 1].
 
     >>> [round(x, 3) for x in mean_interval(np.array([1.0, 0.0, 0.5, 0.5] * 25), samples=2)]
     [0.5, 0.431, 0.569]
