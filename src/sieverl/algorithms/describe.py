@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import fields, is_dataclass
 
 from sieverl.algorithms.algorithm import Algorithm, DynamicSampling
 from sieverl.algorithms.named import ALGORITHMS
@@ -11,19 +12,25 @@ SHOWN = ("select", "advantage", "ratio", "objective", "aggregate", "denominator"
 
 
 def describe(value: object) -> str:
-    """An axis as a short name: a function's name, a value's own form.
+    """An axis in short: the name of a function, or the fields of a value that are set.
 
     >>> from sieverl.algorithms.objective import Clipped
     >>> describe(Clipped(0.2, 0.28))
     'Clipped(low=0.2, high=0.28)'
+    >>> from sieverl.algorithms.named import dapo
+    >>> describe(dapo.sampling)
+    'DynamicSampling(until=mixed_groups, fresh_prompts=True, max_rounds=3)'
     """
     name = getattr(value, "name", None) or getattr(value, "__name__", None)
     if isinstance(name, str):
         return name
     if isinstance(value, DynamicSampling) and value.until is None and not value.greedy_baseline:
         return "once"
-    shown = repr(value)
-    return shown.replace(", dual=None", "")
+    if not is_dataclass(value):
+        return repr(value)
+    parts = [(field, getattr(value, field.name)) for field in fields(value)]
+    shown = [f"{field.name}={describe(part)}" for field, part in parts if part != field.default or part]
+    return f"{type(value).__name__}({', '.join(shown)})"
 
 
 def explain(value: object) -> str:

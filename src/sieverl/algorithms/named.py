@@ -92,7 +92,7 @@ dapo = Algorithm(
     objective=Clipped(0.2, 0.28),
     aggregate=obj.token_mean,
     denominator="kept",
-    about="clip-higher, refill, overlong shaping, token mean",
+    about="clip-higher, dynamic sampling, overlong shaping, token mean",
     paper="arXiv 2503.14476",
 )
 gspo = Algorithm(
