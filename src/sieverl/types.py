@@ -145,7 +145,7 @@ class Responses:
 
 @dataclass(frozen=True)
 class Credit:
-    """Which responses are kept, bool [R], and the advantage of each before it is spread over tokens, float64 [R].
+    """Which responses are kept, bool [R], and the advantage of each response (not of its tokens), float64 [R].
 
     `selected` are those that a `kept` denominator counts; `keep` those of them that must be computed, since an
     advantage of zero teaches nothing.
@@ -155,3 +155,8 @@ class Credit:
     advantage: FloatArray
     shaped: FloatArray = field(repr=False)
     selected: BoolArray = field(repr=False)
+
+    def reshaped(self, shape: tuple[int, ...]) -> Credit:
+        """The same in another shape, such as [prompts, samples]."""
+        keep, selected = self.keep.reshape(shape), self.selected.reshape(shape)
+        return Credit(keep, self.advantage.reshape(shape), self.shaped.reshape(shape), selected)

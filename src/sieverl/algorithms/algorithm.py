@@ -149,11 +149,9 @@ class Algorithm:
             shape: tuple[int, ...] = (len(rewards),)
         else:
             responses, shape = as_responses(rewards, prompt, correct, greedy, length)
-            if graded is None:
-                graded = not np.isin(responses.reward_R, (-1.0, 0.0, 1.0)).all()
-            if samples is None:
-                samples = shape[1] if prompt is None else 0
-            responses = replace(responses, max_tokens=max_tokens, seed=seed, graded=bool(graded), samples=samples)
+            graded = responses.graded if graded is None else graded
+            samples = responses.samples if samples is None else samples
+            responses = replace(responses, max_tokens=max_tokens, seed=seed, graded=graded, samples=samples)
         self._check(responses)
         if "greedy" in self.needs:
             responses = replace(responses, greedy_R=self.shape(_greedy(responses)))
@@ -162,12 +160,8 @@ class Algorithm:
         advantage_R = self.advantage(responses, shaped_R)
         idle = self.token_advantage is to_tokens and not self.penalties  # a zero advantage then teaches nothing
         keep_R = selected_R & (advantage_R != 0) if idle else selected_R
-        return Credit(
-            keep=keep_R.reshape(shape),
-            advantage=advantage_R.reshape(shape),
-            shaped=shaped_R.reshape(shape),
-            selected=selected_R.reshape(shape),
-        )
+        rows = Credit(keep_R, advantage_R, shaped_R, selected_R)
+        return rows.reshaped(shape)
 
     def _check(self, responses: Responses) -> None:
         if not np.isfinite(responses.reward_R).all():
@@ -243,6 +237,8 @@ def as_responses(
         length_R=np.ones(len(reward_R), dtype=np.int64) if length is None else np.asarray(length).ravel(),
         truncated_R=np.zeros(len(reward_R), dtype=bool),
         greedy_R=None if greedy is None else _one_a_row(np.asarray(greedy, dtype=np.float64).ravel(), prompt_R),
+        graded=not np.isin(reward_R, (-1.0, 0.0, 1.0)).all(),
+        samples=reward.shape[1] if prompt is None else 0,
     )
     return rows, reward.shape
 
