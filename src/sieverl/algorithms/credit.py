@@ -1,7 +1,7 @@
 """From rewards to credit: which responses are kept and what each is worth. Pure NumPy, float64.
 
 Legend: R responses (rows), G groups (prompts). A group is all rows with one `prompt_R`, wherever they stand.
-Every function here is one choice on the page `algorithms.py`:
+Every function here is one choice on the page `named.py`:
 
 - shape      (Responses) -> R             the reward as the formula wants it
 - select     (Responses) -> bool R        which responses are kept; sees `correct`, never the shaped reward
