@@ -44,10 +44,11 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(file), f"{page.name} links to {target}#{anchor}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+WIDE = ("data.md", "models.md", "verifiers.md")  # not wrapped
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name not in WIDE], ids=lambda page: page.name)
 def test_lines_are_short(page):
-    if page.name in ("data.md", "models.md", "verifiers.md"):
-        pytest.skip("not wrapped yet")
     prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert not [line for line in prose.splitlines() if len(line) > 125 and not line.startswith("|")]
 
@@ -109,7 +110,9 @@ def test_the_metrics_of_a_run_are_those_of_the_page(tmp_path):
 
 def test_recipe_keys_that_pages_name_exist():
     known = {name for name, _ in keys()} | set(RENAMED)
-    tables = {name.partition(".")[0] for name in known} - {"verify"}  # which takes the verifier's own keys
+    tables = {name.partition(".")[0] for name in known if "." in name} - {
+        "verify"
+    }  # which takes the verifier's own keys
     for page in PAGES:
         for name in re.findall(r"`([a-z_]+\.[a-z_]+)(?: = [^`]*)?`", page.read_text()):
             table, _, key = name.partition(".")
