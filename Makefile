@@ -8,7 +8,7 @@ TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
 # what is learnt: every line of it is run by its tests
 PURE := src/sieverl/algorithms/*.py
 
-.PHONY: setup demo test test-slow test-gpu lint bench clean
+.PHONY: setup demo test test-slow test-gpu lint bench picture clean
 
 setup: .venv/.done
 
@@ -45,6 +45,9 @@ test-gpu: setup
 
 bench: setup
 	@$(BIN)/python -m bench all
+
+picture: setup
+	@$(BIN)/python tools/draw_house.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
