@@ -34,7 +34,7 @@ lint: setup
 test: lint
 	@$(BIN)/python -m pytest -m "not slow and not vllm and not ray and not browser and not gpu"
 	@$(BIN)/python -m pytest --doctest-modules src/sieverl
-	@$(BIN)/coverage run -m pytest -q --durations=0 tests/test_credit.py tests/test_objective.py tests/test_house.py
+	@$(BIN)/coverage run -m pytest -q --durations=0 tests/algorithms
 	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100
 
 test-slow: setup

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,20 @@ NOTES = ROOT / "bench/notes.md"  # written by hand
 # What each measures, in the words of the page; the order of the page.
 ABOUT = {
     "rl_step": "One RL step (rollout, reward, credit, one optimiser step) against TRL's GRPOTrainer: same model, "
-    "prompts, samples, lengths, reward and GRPO loss. Dtype and micro-batch of both, and TRL's engine, are swept first "
-    "(on long-tail its engine `generate` takes over six minutes a rollout, so continuous batching alone). "
-    "*Everything kept*: both compute every response. *With selection*: ours drops what teaches nothing.",
-    "rollout": "Tokens per second of the built-in engine, without rewards. *Bare products*: the matrix products of the "
-    "same responses and nothing else. On long-tail transformers' `generate` is left out (six minutes a rollout).",
-    "learner": "One update (forward, backward, optimiser) that keeps everything; the other side is the bare matrix "
-    "products of the same tokens (each prompt once) in the same dtype, so the ratio is the share of their speed.",
-    "memory": "Peak memory of an update beyond weights, gradients and optimiser state, in a process of its own: the "
-    "largest size against the smallest, so a ratio of 1 is no growth.",
-    "selection": "The update when a part of the responses is kept, against the update of all; and dropping against "
-    "computing everything with the rejected ones at weight zero.",
-    "time_to_accuracy": "Seconds of training until avg@4 on held-out problems is up by 15 points, from the shipped "
-    "model, with GRPO and the same settings; evaluation and loading stop the clock.",
+    "prompts, samples, lengths, reward and GRPO loss. Dtype and micro-batch size of both, and TRL's engine, are swept "
+    "first (on long-tail only continuous batching, since `generate` takes over six minutes for one rollout). "
+    "*Everything kept*: both compute every response. *With selection*: SieveRL drops responses without a signal.",
+    "rollout": "Tokens per second of the built-in engine, without rewards. *GEMM lower bound*: the matrix products of "
+    "the same responses and nothing else. On long-tail transformers' `generate` is left out (six minutes a rollout).",
+    "learner": "One update (forward, backward, optimiser) that keeps everything; the other side is the GEMM lower "
+    "bound, the matrix products alone of the same tokens (each prompt once) in the same dtype. The ratio is the share "
+    "of its speed that is reached.",
+    "memory": "Peak memory of an update beyond weights, gradients and optimiser state, in a separate process: the "
+    "largest size against the smallest. A ratio of 1 means no growth.",
+    "selection": "An update on a part of the responses against an update on all of them; and dropping against masking, "
+    "which computes all responses and gives the rejected ones weight zero.",
+    "time_to_accuracy": "Seconds of training until avg@4 on held-out problems has risen by 15 points, from the shipped "
+    "model, with GRPO and the same settings. Evaluation and loading are not counted.",
     "startup": "Wall-clock time of a new process.",
 }
 HEAD = "| What | SieveRL | Peer | Ratio | Unit |\n|-|-:|-:|-:|-|\n"
@@ -51,13 +53,13 @@ def page(rows: list[Row]) -> str:
     """The page in Markdown."""
     out = [
         "# Benchmarks\n",
-        "A ratio above 1 means that SieveRL is better, except where the peer is a bound (bare matrix products, no "
-        "growth). All sides of a comparison run in turns in one go, one at a time; the first turn is dropped; the "
-        "numbers are medians.\n",
+        "A ratio above 1 means that SieveRL is better, except where the peer is a bound (GEMM lower bound, no "
+        "growth). The sides of a comparison take turns on the idle machine; the first turn is dropped; the numbers are "
+        "medians.\n",
         "![ratios](benchmarks.png)\n",
-        "Run it again with `make bench` (an hour or two), or one part with `python -m bench NAME --workload W` (one "
-        "JSON line; `--repeats N`). Every value behind a median is in `bench/results.jsonl`; the workloads are in "
-        "`bench/workloads.py`, how TRL, transformers and vLLM are set up in `bench/peers/README.md`.\n",
+        "`make bench` runs all of it (one to two hours), `python -m bench NAME --workload W` one part (one JSON line; "
+        "`--repeats N`). Every value behind a median is in `bench/results.jsonl`, the workloads are in "
+        "`bench/workloads.py`, and the set-up of TRL, transformers and vLLM is in `bench/peers/README.md`.\n",
     ]
     for bench, about in ABOUT.items():
         found = [row for row in rows if row["bench"] == bench]
@@ -71,7 +73,14 @@ def page(rows: list[Row]) -> str:
     out += [NOTES.read_text(), "## Where\n"]
     places = {f"{row['machine']['cpu']}, {row['machine']['cores']} cores; {_plain(row['versions'])}" for row in rows}
     out.append("\n".join(f"- {place}" for place in sorted(places)) + "\n")
-    return "\n".join(out)
+    return "\n".join("\n".join(wrapped(line)) for line in "\n".join(out).split("\n"))
+
+
+def wrapped(line: str) -> list[str]:
+    """A line of prose in lines of at most 120 columns; tables stay as they are."""
+    indent = "  " if line.startswith("- ") else ""
+    wide = textwrap.TextWrapper(120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return [line] if len(line) <= 120 or line.startswith("|") else wide.wrap(line)
 
 
 def _row(part: Row) -> str:
@@ -111,7 +120,7 @@ def draw(rows: list[Row], path: Path = CHART) -> None:
     axes.set_xticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
     axes.minorticks_off()
     axes.margins(x=0.15)
-    axes.set_xlabel("ratio to the peer, logarithmic (learner: to bare matrix products; memory: 1 is no growth)")
+    axes.set_xlabel("ratio to the peer, logarithmic (learner: to the GEMM lower bound; memory: 1 is no growth)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""Responses: tokens per second of the built-in engine, transformers, vLLM's CPU build and bare matrix products."""
+"""Responses: tokens per second of the built-in engine, transformers, vLLM's CPU build and the GEMM lower bound."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def run(workload: str, options: Namespace) -> Row:
         for dtype in DTYPES:
             process = stack.enter_context(server(sys.executable, "bench.ours", *model, "--dtype", dtype))
             sides[f"ours {dtype}"] = (process, {"do": "rollout"})
-            sides[f"bare products {dtype}"] = (process, {"do": "products"})
+            sides[f"GEMM lower bound {dtype}"] = (process, {"do": "products"})
         for name, setting in chosen.items():
             sides[name] = (_start(stack, setting), {})
         rows = interleave(sides, options.repeats or 5)
@@ -83,9 +83,9 @@ def run(workload: str, options: Namespace) -> Row:
     also = []
     for name in sides:
         if name not in (ours, first):
-            mine = f"ours {name.split()[-1]}" if name.startswith("bare") else ours
+            mine = f"ours {name.split()[-1]}" if name.startswith("GEMM") else ours
             also.append(comparison(f"{mine} / {name}", speed[mine], speed[name], "tokens/s", more=True))
-    waste = {name: median(values(found, "padding_waste")) for name, found in rows.items() if "bare" not in name}
+    waste = {name: median(values(found, "padding_waste")) for name, found in rows.items() if "GEMM" not in name}
     return line(
         "rollout",
         workload,

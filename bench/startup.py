@@ -44,8 +44,8 @@ def run(workload: str, options: Namespace) -> Row:
             _command(sys.executable, "-c", "import sieverl"),
             _command(trl, "-c", "import trl"),
         ),
-        "import what trains (sieverl.loop, trl.GRPOTrainer)": (
-            _command(sys.executable, "-c", "import sieverl.loop"),
+        "import the training loop (sieverl, trl.GRPOTrainer)": (
+            _command(sys.executable, "-c", "import sieverl.training.loop"),
             _command(trl, "-c", "from trl import GRPOTrainer"),
         ),
         "process start to the end of the first rollout (peer: transformers generate)": (ours_first, peer_first),
