@@ -12,10 +12,10 @@ from hypothesis import example, given, settings
 
 from sieverl.errors import DataError, UsageError
 from sieverl.types import Status, Verdict
-from sieverl.verify import VERIFIERS, build, describe, extract, gold_response, is_graded, numbers, options
-from sieverl.verify.math import same_cheaply
+from sieverl.verify import VERIFIERS, build, extract, gold_response, is_graded, make_verifier, numbers, options
+from sieverl.verify.math import equal_cheaply
 from sieverl.verify.rules import RULES, MathRules
-from sieverl.verify.symbolic import digits
+from sieverl.verify.symbolic import max_digits
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 CHECKS = {rules: build({"name": "math", "rules": rules}) for rules in RULES}
@@ -180,11 +180,11 @@ def test_what_is_too_big_is_refused_by_all_rules():
 def test_digits_bounds_what_numbers_grow_to():
     sympy = pytest.importorskip("sympy")
     power = sympy.Pow(2, 10**6, evaluate=False)
-    assert digits(power) == pytest.approx(301_030, rel=1e-3)
-    assert digits(sympy.sin(power)) == pytest.approx(301_030, rel=1e-3)
-    assert digits(sympy.factorial(10**6, evaluate=False)) == pytest.approx(6e6)
-    assert digits(sympy.Symbol("x") ** 5 + 7) < 2
-    assert digits(sympy.Float("1e-300")) == pytest.approx(300, abs=1)
+    assert max_digits(power) == pytest.approx(301_030, rel=1e-3)
+    assert max_digits(sympy.sin(power)) == pytest.approx(301_030, rel=1e-3)
+    assert max_digits(sympy.factorial(10**6, evaluate=False)) == pytest.approx(6e6)
+    assert max_digits(sympy.Symbol("x") ** 5 + 7) < 2
+    assert max_digits(sympy.Float("1e-300")) == pytest.approx(300, abs=1)
 
 
 def test_number():
@@ -338,7 +338,7 @@ def test_functions_that_cannot_work(user, tmp_path):
 )
 def test_a_specification_that_cannot_work(spec, message):
     with pytest.raises(UsageError, match=message):
-        describe(spec)
+        make_verifier(spec)
 
 
 @pytest.mark.parametrize("answer", [None, "", [], ["4", None]])
@@ -367,9 +367,9 @@ def test_graded_and_gold_responses():
 
 
 def test_boxes_are_found_in_any_text():
-    assert extract.boxed(r"\boxed{\left\{1,2\right.} \fbox{3} } {\boxed {4}") == [r"\left\{1,2\right.", "3", "4"]
-    assert extract.boxed("\\boxed{" * 50_000) == []
-    assert extract.boxed("{" * 100_000 + r"\boxed{1}") == ["1"]
+    assert extract.box_contents(r"\boxed{\left\{1,2\right.} \fbox{3} } {\boxed {4}") == [r"\left\{1,2\right.", "3", "4"]
+    assert extract.box_contents("\\boxed{" * 50_000) == []
+    assert extract.box_contents("{" * 100_000 + r"\boxed{1}") == ["1"]
 
 
 def written(number: Fraction, form: str) -> str:
@@ -407,10 +407,10 @@ def test_the_cheap_path_agrees_with_math_verify(number, distance, gold_form, ans
     from math_verify import parse, verify
 
     gold, answer = written(number, gold_form), dress.format(written(number + distance, answer_form))
-    told = same_cheaply(answer, gold, MathRules())
+    told = equal_cheaply(answer, gold, MathRules())
     parsed = [parse(rf"\boxed{{{text}}}", parsing_timeout=None) for text in (gold, answer)]
     expected = verify(*parsed, timeout_seconds=None)
-    read = [numbers.read(numbers.without_unit(numbers.tidy(text))) for text in (answer, gold)]
+    read = [numbers.parse_number(numbers.without_unit(numbers.tidy(text))) for text in (answer, gold)]
     assert told is not None
     assert told == expected or (told and abs(read[0].value - read[1].value) <= Fraction(1, 10**6))
 
@@ -431,7 +431,7 @@ def test_the_cheap_path_agrees_with_math_verify_on_lists(items, others, wrap, ot
     shuffled = [items, sorted(items), others][order]
     gold = wrap.format(",".join(items))
     answer = (wrap if same_wrap else other_wrap).format(", ".join(shuffled))
-    told = same_cheaply(answer, gold, MathRules())
+    told = equal_cheaply(answer, gold, MathRules())
     parsed = [parse(rf"\boxed{{{text}}}", parsing_timeout=None) for text in (gold, answer)]
     if told is not None and answer.replace(" ", "") != gold:
         assert told == verify(*parsed, timeout_seconds=None)

@@ -85,7 +85,7 @@ NOTATIONS = ["{c}e{x}", "{c}E{x}", "{c}*10^{x}", r"{c}\times 10^{{{x}}}", r"{c} 
 
 
 def test_e_notation_of_minerva_in_any_notation(shared_data):
-    boxes = [extract.boxed(row["answer"])[-1] for row in rows(shared_data, "minerva_math.jsonl")]
+    boxes = [extract.box_contents(row["answer"])[-1] for row in rows(shared_data, "minerva_math.jsonl")]
     written = [match for box in boxes if (match := re.match(r"\$?(-?[\d.]+)[eE]([-+]?\d+)", box))]
     assert len(written) == 58
     with Pool(MATH) as pool:

@@ -116,7 +116,7 @@ def _verifiable(prompts: Sequence[Prompt], spec: Mapping[str, Any]) -> filters.S
     from sieverl.verify.pool import Pool
 
     with Pool(spec) as pool:
-        return filters.unverifiable(prompts, pool.verdicts, pool.check.gold)
+        return filters.unverifiable(prompts, pool.verdicts, pool.verifier.gold)
 
 
 def _tokenizer(name: str) -> Any:

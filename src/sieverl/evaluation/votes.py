@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sieverl.verify import describe, extract, numbers
+from sieverl.verify import extract, make_verifier, numbers
 from sieverl.verify.functions import gym_answer
 from sieverl.verify.rules import RULES
 
@@ -47,7 +47,7 @@ def spelling(text: str) -> str:
     if len(text) > LONG:
         return text
     short = numbers.without_unit(numbers.tidy(text))
-    number = numbers.read(short)
+    number = numbers.parse_number(short)
     return str(number.value) if number else short.casefold()
 
 
@@ -76,7 +76,7 @@ def _expression(spec: Mapping[str, Any]) -> Read:
 
 def _choice(spec: Mapping[str, Any]) -> Read:
     """The letter that the verifier itself reads."""
-    check = describe(spec)
+    check = make_verifier(spec)
     letters = spec.get("letters", "ABCDE")
     return lambda response: next((x for x in letters if check.full(response, {"answer": x}).correct), None)
 
