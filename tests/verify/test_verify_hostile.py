@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -241,6 +242,21 @@ def test_I6_a_worker_leaves_quietly_whenever_its_parent_goes(user, wait_s):
     # The worker has the same standard error, so that it is read until the worker has gone, too.
     out = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (out.returncode, out.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("sent", ['{"spec": {"na', '{"spec": {"name": "number"}, "memory_mb": 512, "timeout_s": 5}\n[["1", "fi'])
+def test_I6_a_request_that_breaks_off_ends_the_worker_quietly(sent):
+    """As when the parent is killed while it writes."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "sieverl.verify.worker"]
+    env = os.environ | {"SIEVERL_WORKER": "test"}
+    with theirs, subprocess.Popen(command, stdin=theirs.fileno(), stderr=subprocess.PIPE, text=True, env=env) as worker:
+        theirs.close()
+        ours.sendall(sent.encode())
+        ours.shutdown(socket.SHUT_WR)
+        error = worker.communicate(timeout=60)[1]
+    ours.close()
+    assert (worker.returncode, error) == (0, "")
 
 
 TRAIN = """

@@ -51,7 +51,7 @@ def connect() -> tuple[socket.socket, TextIO]:
 def serve(channel: socket.socket, lines: TextIO) -> None:
     """Reply to requests until the socket closes, or this process can no longer be trusted."""
     first = lines.readline()
-    if not first:
+    if not first.endswith("\n"):  # the parent died before it had sent the whole line
         return
     config = json.loads(first)
     try:
@@ -63,6 +63,8 @@ def serve(channel: socket.socket, lines: TextIO) -> None:
     graded = verifier.graded if verifier.graded is not None else verifier.declares()
     send(channel, {"ready": True, "graded": graded})
     for line in lines:
+        if not line.endswith("\n"):
+            return
         for id, response, row in json.loads(line):
             # If this hangs and the parent is gone, the kernel ends it.
             signal.alarm(math.ceil(config["timeout_s"]) + 5)
