@@ -1,4 +1,4 @@
-"""docs/verifiers.md tells the truth: its examples run, its table of what is accepted holds, its options exist."""
+"""docs/verifiers.md is correct: its examples run, its table of accepted answers holds, its options exist."""
 
 from __future__ import annotations
 
