@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sieverl.verify import Pool
-from sieverl.verify.check import undecided
+from sieverl.verify.verifier import undecided
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 PART = 200
@@ -87,7 +87,7 @@ def main() -> None:
     warm, measured = pairs[: given.rows], pairs[given.rows :]
     with Pool(spec, workers=2, timeout_s=30) as pool:
         if given.no_cheap_path:
-            pool.check = replace(pool.check, cheap=undecided)
+            pool.verifier = replace(pool.verifier, cheap=undecided)
         ours(pool, warm)
         peer(warm)
         # In turn, since other programs may come and go on the machine.

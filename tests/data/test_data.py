@@ -1,4 +1,4 @@
-"""Reading prompts: files, columns, answers, errors; and the order in which they are taken."""
+"""Loading prompts: files, columns, answers, errors; and the order in which prompts are taken."""
 
 import dataclasses
 import json
@@ -9,15 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
+from conftest import SHARED
 
 from sieverl import data
 from sieverl.data import Cursor, load_prompts, read
 from sieverl.data.answers import after, auto, extractor, integer, json_list, last_boxed, plain
 from sieverl.data.locate import locate
 from sieverl.errors import DataError, UsageError
-
-SHARED = ROOT.parent / "shared" / "data"
 
 
 def shared(name: str) -> str:
@@ -242,14 +240,15 @@ def test_reasoning_gym_rows_are_exact():
     assert [p.text for p in prompts] == [row["question"] for row in expected]
     short = load_prompts("reasoning_gym:chain_sum", options=options | {"prompt": "metadata.expression"}, limit=2)
     assert [p.text for p in short] == [row["metadata"]["expression"] for row in expected[:2]]
-    for source, options, message in [
+    wrong: list[tuple[str, dict[str, object], str]] = [
         ("reasoning_gym:chain_sums", {}, "unknown reasoning-gym task.*Did you mean chain_sum"),
         ("reasoning_gym:chain_sum", {"min_term": 2}, "unknown option 'min_term'.*Did you mean min_terms"),
         ("reasoning_gym:chain_sum", {"min_terms": 9}, "refuses"),
         ("reasoning_gym:chain_sum", {"prompt": "metadata.expr"}, "no text in 'metadata.expr'.*metadata.expression"),
-    ]:
+    ]
+    for source, given, message in wrong:
         with pytest.raises(UsageError, match=message):
-            load_prompts(source, options=options)
+            load_prompts(source, options=given)
 
 
 @pytest.mark.parametrize(
@@ -330,6 +329,5 @@ def test_cursor_refuses_another_dataset():
 
 def test_every_public_name_is_there_and_the_command_line_does_not_wait_for_it():
     assert {name for name in data.__all__ if getattr(data, name) is None} == set()
-    assert sorted(name for names in data._HOMES.values() for name in names) == sorted(data.__all__)
     heavy = "import sys, sieverl.commands.data; print({'numpy', 'datasets', 'torch', 'pyarrow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout == "set()\n"

@@ -1,4 +1,4 @@
-"""How the model sees a prompt: chat or plain, the paper's instructions, never two begin-of-text tokens."""
+"""Prompts as token ids: chat or plain text, the paper's instructions, never two begin-of-text tokens."""
 
 import pytest
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_rendered_says_what_to_do():
     with pytest.raises(DataError, match="has no chat template; use the template style plain"):
         render(tokenizer(), PROMPT, Template("chat"))
     with pytest.raises(UsageError, match="unknown template style 'chatml'; allowed: auto, chat, plain"):
-        Template("chatml")
+        Template(style="chatml")
     strict = tokenizer("{{ raise_exception('System role not supported') }}")
     with pytest.raises(DataError, match="refuses prompt 0 with the roles user: System role not supported"):
         render(strict, PROMPT, Template("chat"))

@@ -1,4 +1,4 @@
-"""Hub datasets, with the real Hub library against a small Hub on this machine."""
+"""Datasets of the Hub: the real Hub library against a small Hub server on this machine."""
 
 import hashlib
 import io
@@ -49,7 +49,7 @@ class Hub(BaseHTTPRequestHandler):
 
     commits: ClassVar = {OLD: repository(5), NEW: repository(7)}
     head = OLD
-    cut: ClassVar = set()  # files whose first download breaks off half way
+    cut: ClassVar[set[str]] = set()  # files whose first download breaks off half way
 
     def log_message(self, *args):
         pass
@@ -118,7 +118,7 @@ for line in sys.argv[1:]:
 
 
 def ask(cache: Path, endpoint: str, *sources, offline=False):
-    """What `read` says of each source, asked in another process since the Hub library reads its settings once."""
+    """The results of `read` for each source, in another process, since the Hub library reads its settings only once."""
     env = os.environ | {"HF_HOME": str(cache), "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": str(int(offline))}
     done = subprocess.run([sys.executable, "-c", ASK, *sources], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -153,10 +153,12 @@ def test_a_revision_is_pinned_recorded_and_served_offline(hub, tmp_path, monkeyp
 
     latest, pinned, never = ask(tmp_path, endpoint, "gsm8k", f"gsm8k@{OLD}", "aime24", offline=True)
     assert (latest["rows"], pinned["rows"]) == (7, 5)
-    assert never["error"] == (
-        "cannot reach the Hub for the dataset 'HuggingFaceH4/aime_2024', and it is not complete in the cache; connect, "
-        "or get a copy (`hf download HuggingFaceH4/aime_2024 --repo-type dataset --local-dir DIR` where there is a "
-        "network) and give aime24@DIR"
+    why, _, advice = never["error"].partition("; ")
+    assert why.startswith("cannot reach the Hub for the dataset 'HuggingFaceH4/aime_2024' (")
+    assert why.endswith("), and it is neither a local directory nor complete in the cache")
+    assert advice == (
+        "connect, or get a copy (`hf download HuggingFaceH4/aime_2024 --local-dir DIR --repo-type dataset` where there "
+        "is a network) and give aime24@DIR"
     )
 
 

@@ -1,18 +1,16 @@
-"""Filters with their counts, the file that is written, and the command."""
+"""The filters and their counts, the prepared file, and the command."""
 
 import argparse
 import json
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT
+from conftest import SHARED
 
 from sieverl.commands import data as command
 from sieverl.data import Template, duplicates, filters, load_prompts, overlapping, prepare, too_long, unverifiable
 from sieverl.errors import DataError, SieveRLError, UsageError
 from sieverl.types import Prompt, Verdict
-
-SHARED = ROOT.parent / "shared" / "data"
 
 
 def shared(name):
@@ -35,18 +33,21 @@ def ids(sifted):
     return [p.id for p in kept], [d.id for d in dropped]
 
 
-class Words:
-    """A tokenizer of one token a word."""
+def word_tokenizer():
+    """A tokenizer with one token for each word."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
-    def __call__(self, text):
-        return {"input_ids": list(range(len(text.split())))}
+    core = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=core)
 
 
 def test_too_long_counts_the_suffix_too():
-    rows = prompts("one two", "one two three", "one two three four")
-    assert ids(too_long(rows, Words(), Template(), 3)) == ([0, 1], [2])
-    assert ids(too_long(rows, Words(), Template(suffix=" now please"), 4)) == ([0], [1, 2])
-    assert too_long(rows, Words(), Template(), 3)[1][0].detail == "4 tokens, more than 3"
+    rows, words = prompts("one two", "one two three", "one two three four"), word_tokenizer()
+    assert ids(too_long(rows, words, Template(), 3)) == ([0, 1], [2])
+    assert ids(too_long(rows, words, Template(suffix=" now please"), 4)) == ([0], [1, 2])
+    assert too_long(rows, words, Template(), 3)[1][0].detail == "4 tokens, more than 3"
 
 
 def test_duplicates_differ_in_case_space_and_unicode_form_only():
@@ -134,6 +135,7 @@ def test_prepare_counts_every_reason_and_writes_each_dropped_row(tmp_path):
         "too long": 1,
         "malformed": 1,
     }
+    assert report.dropped_file is not None
     lines = [json.loads(line) for line in report.dropped_file.read_text().splitlines()]
     assert [line["id"] for line in lines] == [1, 2, 3, 4, 6, 7]
     assert lines[0]["row"]["question"] == "1+1 "
@@ -148,7 +150,7 @@ def test_prepare_counts_every_reason_and_writes_each_dropped_row(tmp_path):
         "rows.jsonl",
         "tokenizer",
     ]
-    # A second run that drops nothing leaves no list of another run behind.
+    # A second run that drops nothing removes the list of the first one.
     prepare(bench, output, verifier=None)
     assert not report.dropped_file.exists()
 
@@ -247,7 +249,7 @@ def test_prepare_does_not_overwrite_its_source(tmp_path):
 def run(*arguments):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    command.run(parser.parse_args(list(arguments)))
+    command.run(command.Options(**vars(parser.parse_args(list(arguments)))))
 
 
 def test_the_command(tmp_path, capsys):

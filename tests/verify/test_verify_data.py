@@ -37,7 +37,7 @@ def test_gold_answers_of_gsm8k_verify(shared_data):
         assert failures(answers, spec | {"after": "####"}) == []
 
 
-# What cannot verify in the published targets of MATH train, by row: the text lost a command, a line end or all of it.
+# The published targets of MATH train that cannot verify, by row: a command, a line end or the whole text is missing.
 EMPTY = [5341, 5343, 6627, 7301]
 MANGLED = {
     6811: r"2007+\frac{\}{p}i2",  # 2007 + \frac\pi 2
@@ -73,7 +73,7 @@ def test_gold_answers_of_math_train_verify(math_train):
 
 
 def test_solutions_of_math_train_verify(math_train):
-    """Every published solution, whole, as a response to the target that another program took from it."""
+    """Each whole published solution, as a response to the target that another program extracted from it."""
     with Pool(MATH, timeout_s=20) as pool:
         pairs = [(truth["solution"], {"answer": truth["target"] or "nothing"}) for truth in math_train]
         wrong = {index for index, verdict in enumerate(pool.verdicts(pairs)) if not verdict.correct}
@@ -85,7 +85,7 @@ NOTATIONS = ["{c}e{x}", "{c}E{x}", "{c}*10^{x}", r"{c}\times 10^{{{x}}}", r"{c} 
 
 
 def test_e_notation_of_minerva_in_any_notation(shared_data):
-    boxes = [extract.boxed(row["answer"])[-1] for row in rows(shared_data, "minerva_math.jsonl")]
+    boxes = [extract.box_contents(row["answer"])[-1] for row in rows(shared_data, "minerva_math.jsonl")]
     written = [match for box in boxes if (match := re.match(r"\$?(-?[\d.]+)[eE]([-+]?\d+)", box))]
     assert len(written) == 58
     with Pool(MATH) as pool:

@@ -1,4 +1,4 @@
-"""docs/verifiers.md tells the truth: its examples run, its table of what is accepted holds, its options exist."""
+"""docs/verifiers.md is correct: its examples run, its table of accepted answers holds, its options exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tomllib
 import pytest
 from conftest import ROOT
 
-from sieverl.verify import build, describe, options
+from sieverl.verify import build, make_verifier, options
 from sieverl.verify.rules import RULES
 
 PAGE = ROOT / "docs" / "verifiers.md"
@@ -52,7 +52,7 @@ def test_the_defaults_are_those_of_the_table():
 def test_tables_of_the_recipe_and_the_functions_work(tmp_path, monkeypatch):
     for text in blocks("toml"):
         table = tomllib.loads(text)["verify"]
-        describe({key: value for key, value in table.items() if key not in ("workers", "timeout_s", "memory_mb")})
+        make_verifier({key: value for key, value in table.items() if key not in ("workers", "timeout_s", "memory_mb")})
     (code,) = blocks("python")
     (tmp_path / "reward.py").write_text(code)
     monkeypatch.chdir(tmp_path)

@@ -1,9 +1,10 @@
-"""Verifiers that fork, write where they must not or leave processes behind: no verdict shifts, nothing outlives."""
+"""Verifiers that fork, write to the worker's channel or leave processes behind: no verdict shifts, none survives."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -28,7 +29,7 @@ USER = """
                 pass
 
     def asked():
-        "The id that is being answered, found as nobody should."
+        "The id of the current request, which a verifier should not look for."
         frame = sys._getframe()
         while frame and "lines" not in frame.f_locals:
             frame = frame.f_back
@@ -88,7 +89,7 @@ def user(tmp_path):
 
 
 def rewards(pool, responses):
-    """Rewards of responses whose right rewards are 0, 1, 2, ...; None for an error."""
+    """Rewards of responses whose correct rewards are 0, 1, 2, ...; None for an error."""
     verdicts = pool.verdicts([(response, {"reward": i}) for i, response in enumerate(responses)])
     return [None if v.status.value == "verifier_error" else v.reward for v in verdicts]
 
@@ -107,7 +108,7 @@ def running(pid):
 
 
 def gone(pid, seconds=10.0):
-    """Whether a process ends in time."""
+    """Whether a process ends within `seconds`."""
     for _ in range(int(seconds * 20)):
         if not running(pid):
             return True
@@ -219,7 +220,7 @@ SCRIPT = """
 def test_I4_a_pipe_behind_the_run_ends(user, end, tmp_path):
     script = textwrap.dedent(SCRIPT.format(spec=user, hows=["start", OWN_SESSION, "pid"], end=end))
     (tmp_path / "run.py").write_text(script)
-    # `2>&1`, since a verifier's children keep its standard error
+    # `2>&1`, since a verifier's child processes inherit its standard error
     piped = f"{sys.executable} {tmp_path}/run.py 2>&1 | cat"
     out = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, timeout=60)
     pids = [int(line) for line in out.stdout.splitlines()[:3]]
@@ -238,9 +239,27 @@ def test_I6_a_worker_leaves_quietly_whenever_its_parent_goes(user, wait_s):
         os._exit(0)
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    # The worker has the same standard error, so that it is read until the worker has gone, too.
+    # The worker shares standard error, so `run` returns only when the worker has ended, too.
     out = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (out.returncode, out.stderr) == (0, "")
+
+
+CONFIG = '{"spec": {"name": "number"}, "memory_mb": 512, "timeout_s": 5}\n'
+
+
+@pytest.mark.parametrize("sent", [CONFIG[:15], CONFIG + '[["1", "fi'])
+def test_I6_a_request_that_breaks_off_ends_the_worker_quietly(sent):
+    """As when the parent is killed while it writes."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "sieverl.verify.worker"]
+    env = os.environ | {"SIEVERL_WORKER": "test"}
+    with theirs, subprocess.Popen(command, stdin=theirs.fileno(), stderr=subprocess.PIPE, text=True, env=env) as worker:
+        theirs.close()
+        ours.sendall(sent.encode())
+        ours.shutdown(socket.SHUT_WR)
+        error = worker.communicate(timeout=60)[1]
+    ours.close()
+    assert (worker.returncode, error) == (0, "")
 
 
 TRAIN = """

@@ -1,4 +1,4 @@
-"""The pool: limits, deaths, order, counts, and that nothing a response does stops the run."""
+"""The pool: limits, dead workers, order and counts; nothing that a response does stops the run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sieverl.errors import DataError, UsageError
-from sieverl.types import Status
+from sieverl.types import Row, Status
 from sieverl.verify import Pool, check_gold
 
 ROW = {"answer": "4"}
@@ -69,20 +71,29 @@ def test_order_is_kept(user):
         assert [verdict.reward for verdict in pool.verdicts(rows)] == list(range(100))
 
 
+def pool_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "sieverl-verify"]
+
+
 def test_what_is_cheap_starts_no_worker():
     with Pool({"name": "number"}) as pool:
         assert statuses(pool, ["4", "5"]) == ["correct", "incorrect"]
-        assert not pool._threads
+        assert not pool_threads()
 
 
 def test_256_short_answers_cost_little():
+    """They are decided in this process, with few calls of functions (also of built-in ones) for each."""
+    pairs: list[tuple[str, Row]] = [
+        (rf"(34*8)-{i}: 34*8=272, 272-{i}={i} \boxed{{{i}}}", {"answer": f"{272 - i}"}) for i in range(256)
+    ]
+    calls: Counter[str] = Counter()
     with Pool({"name": "math"}) as pool:
-        pairs = [(rf"(34*8)-{i}: 34*8=272, 272-{i}={i} \boxed{{{i}}}", {"answer": f"{272 - i}"}) for i in range(256)]
-        start = time.thread_time()
-        verdicts = pool.verdicts(pairs)
-        spent = time.thread_time() - start
-        assert sum(verdict.correct for verdict in verdicts) == 1
-        assert spent < 0.02
+        sys.setprofile(lambda frame, event, argument: calls.update([event]))
+        verdicts = [pool.verifier.cheap(response, row) for response, row in pairs]
+        sys.setprofile(None)
+    assert sum(verdict is not None and verdict.correct for verdict in verdicts) == 1
+    assert None not in verdicts
+    assert (calls["call"] + calls["c_call"]) / len(pairs) < 70
 
 
 def test_only_the_guilty_response_times_out(user):
@@ -106,9 +117,8 @@ def test_the_limit_is_one_response_not_a_batch(user):
 
 def test_a_hang_in_c_code_is_killed_too(user):
     with Pool(user, workers=1, timeout_s=0.5, memory_mb=8192) as pool:
-        start = time.monotonic()
         assert statuses(pool, ["hang in C", "fine"]) == ["verifier_timeout", "correct"]
-        assert time.monotonic() - start < 30
+        assert (pool.timeouts, pool.errors, pool.restarts) == (1, 0, 1)
 
 
 @pytest.mark.parametrize("death", ["die", "kill", "exit"])
@@ -172,7 +182,13 @@ def test_workers_load_nothing_heavy(user):
 
 
 def test_rows_need_not_be_plain(user):
-    row = {"reward": np.float32(0.25), "many": np.arange(3), "odd": {1, 2}, 7: object(), (1, 2): None}
+    row: dict[Any, object] = {
+        "reward": np.float32(0.25),
+        "many": np.arange(3),
+        "odd": {1, 2},
+        7: object(),
+        (1, 2): None,
+    }
     with Pool(user) as pool:
         assert pool.verdicts([("fine \ud800 \x00", row)])[0].reward == 0.25
 
@@ -201,14 +217,13 @@ def test_data_that_cannot_be_scored_stops_the_run():
 
 
 def test_closing_kills_what_runs(user):
-    start = time.monotonic()
+    """If it waited for their 40 minutes, the test would reach its own time limit."""
     with Pool(user, workers=2, timeout_s=60) as pool:
         pid = int(pool.verdicts([("pid", ROW)])[0].reward)
         for key in range(40):
             pool.submit(key, "hang", ROW)
         time.sleep(0.3)
-    assert time.monotonic() - start < 20
-    assert not any(thread.is_alive() for thread in pool._threads)
+    assert not pool_threads()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     with pytest.raises(RuntimeError, match="closed"):
@@ -220,9 +235,7 @@ def test_workers_die_with_their_parent(user, busy):
     script = f"""
         import time
         from sieverl.verify import Pool
-        pool = Pool({user!r}, workers=1, timeout_s=0.01 if {busy} else 5)
-        if {busy}:
-            pool._timeout_s = 60
+        pool = Pool({user!r}, workers=1, timeout_s=3)
         print(int(pool.verdicts([("pid", {{"answer": "4"}})])[0].reward), flush=True)
         pool.submit(0, "hang" if {busy} else "fine", {{"answer": "4"}})
         time.sleep(60)
@@ -234,7 +247,7 @@ def test_workers_die_with_their_parent(user, busy):
         time.sleep(0.3)
         parent.kill()
         parent.wait()
-    # A worker that hangs is ended by its own alarm, five seconds after the limit.
+    # A worker that hangs is ended by its own alarm, five seconds after the time limit.
     for _ in range(160 if busy else 40):
         try:
             os.kill(pid, 0)
@@ -278,9 +291,9 @@ TEXTS = [
 
 
 def mixed(count, hang=0):
-    """Hostile and good responses in turn, with what the good ones must get; no two alike, so that nothing is cached."""
+    """Hostile and good responses in turn, with the result that the good ones must get; all differ: no cache helps."""
     rng = random.Random(0)
-    cases = []
+    cases: list[tuple[str, Row, bool | None]] = []
     for i in range(count):
         a, b = rng.randint(2, 10**6), rng.randint(2, 10**6)
         kind = i % 4
@@ -299,7 +312,7 @@ def mixed(count, hang=0):
         }
         gold, answer = forms[kind]
         cases.append((rf"thus \boxed{{{answer}}}", {"answer": gold}, kind < 2 or answer == gold))
-    # What no guard knows: it must cost its own time limit and nothing else.
+    # No limit on size refuses these: each may cost its own time limit and nothing else.
     towers = ["x^{x^{x^{" + str(i) + "}}}" for i in range(hang)]
     cases += [(rf"\boxed{{\int_0^1 \sin(\cos({tower})) dx}}", {"answer": r"\sqrt{2}"}, None) for tower in towers]
     rng.shuffle(cases)
@@ -309,24 +322,20 @@ def mixed(count, hang=0):
 def check_mixed(count, hang, timeout_s):
     cases = mixed(count, hang)
     with Pool({"name": "math"}, workers=2, timeout_s=timeout_s, memory_mb=512) as pool:
-        start = time.monotonic()
         verdicts = pool.verdicts([(response, row) for response, row, _ in cases])
-        spent = time.monotonic() - start
     wrong = [(case, v) for case, v in zip(cases, verdicts, strict=True) if case[2] is not None and v.correct != case[2]]
     assert not wrong
     assert not any(v.correct for case, v in zip(cases, verdicts, strict=True) if case[2] is None)
-    return pool, spent, Counter(v.status.value for v in verdicts)
+    return pool, Counter(v.status.value for v in verdicts)
 
 
 def test_hostile_among_good():
-    pool, spent, _ = check_mixed(40, hang=1, timeout_s=3.0)
+    pool, _ = check_mixed(40, hang=1, timeout_s=3.0)
     assert pool.timeouts <= 1
-    assert spent < 30
 
 
 @pytest.mark.slow
 def test_a_thousand_hostile_among_a_thousand_good():
-    pool, spent, counts = check_mixed(1000, hang=8, timeout_s=3.0)
-    print(f"2008 responses in {spent:.1f} s, {pool.timeouts} timeouts, {pool.restarts} restarts, {dict(counts)}")
+    pool, counts = check_mixed(1000, hang=8, timeout_s=3.0)
+    print(f"2008 responses, {pool.timeouts} timeouts, {pool.restarts} restarts, {dict(counts)}")
     assert pool.timeouts <= 16
-    assert spent < 240

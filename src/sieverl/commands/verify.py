@@ -14,8 +14,8 @@ from sieverl.errors import DataError, UsageError, nearest
 from sieverl.files import atomic_write
 from sieverl.options import key_values, parse_value
 from sieverl.types import JsonObject, Row, Status, Verdict, VerifierSpec
-from sieverl.verify.check import stop_if_all_failed
 from sieverl.verify.pool import Pool
+from sieverl.verify.verifier import stop_if_all_failed
 
 ABOUT = "score a file of responses against gold answers"
 

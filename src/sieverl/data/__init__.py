@@ -1,9 +1,9 @@
-"""Prompts with answers that can be checked: where they come from, how the model sees them, in which order they come."""
+"""Prompts with gold answers: load them, filter them, render them to token ids, and take them in a shuffled order."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sieverl.data.catalog import BENCHMARKS, SOURCES, DatasetSpec
@@ -36,7 +36,7 @@ __all__ = [
     "too_long",
     "unverifiable",
 ]
-_HOMES = {
+_MODULES = {
     "chat": ("BOXED_SUFFIX", "BOXED_SYSTEM", "Template", "render"),
     "cursor": ("Cursor",),
     "filters": ("duplicates", "overlapping", "too_long", "unverifiable"),
@@ -47,9 +47,9 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    # Looked up when first used, so that the command's options do not wait for NumPy.
-    for home, names in _HOMES.items():
+def __getattr__(name: str) -> object:
+    # Imported on first use, so that `sieverl data --help` does not wait for NumPy.
+    for module, names in _MODULES.items():
         if name in names:
-            return getattr(import_module(f"sieverl.data.{home}"), name)
+            return getattr(import_module(f"sieverl.data.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

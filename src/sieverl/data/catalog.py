@@ -1,7 +1,7 @@
-"""The datasets that are known by name: where each lies, which columns it has, how its gold answer is read.
+"""The datasets with known names: the Hub id, the columns, and how the gold answer is extracted.
 
-No revision is written down here: the Hub's `main` is resolved to a commit when the data is read, that commit is what is
-loaded, and it is recorded beside the prompts; `NAME@COMMIT` pins it from then on. `NAME@FILE` reads a local copy.
+No revision is fixed here. When data is read, the Hub's `main` is resolved to a commit, which is loaded and recorded
+with the prompts; `NAME@COMMIT` reads the same data again. `NAME@FILE` reads a local copy.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sieverl.data.answers import Extract, after, auto, boxed, integer, json_list, plain
+from sieverl.data.answers import Extract, after, auto, boxed_answer, integer, json_list, plain
 
 PROMPT_COLUMNS = ("prompt", "question", "problem", "query", "messages")
 ANSWER_COLUMNS = (
@@ -25,10 +25,11 @@ _BOTH: Mapping[str, str] = {"train": "train", "test": "test"}
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A public dataset: Hub id and configuration, splits, the columns to try in turn, and the answer's extraction.
+    """A public dataset: its Hub id and configuration, and how prompts and gold answers are read from it.
 
-    `evaluate` is the split that a benchmark is measured on, None when it is no benchmark. `reject` are answers that
-    stand for "there is none".
+    `splits` maps our names of splits to the dataset's. `prompt` and `answer` are the columns to try, in order.
+    `extract` takes the gold answer out of its column, `reject` are texts that mean "no answer". `evaluate` is the split
+    to measure on, None if the dataset is no benchmark.
     """
 
     hub: str
@@ -45,7 +46,7 @@ _TEST: Mapping[str, str] = {"test": "test"}
 _QUESTION = ("problem", "question", "prompt")
 SOURCES: Mapping[str, DatasetSpec] = {
     "gsm8k": DatasetSpec("openai/gsm8k", "main", _BOTH, ("question",), ("answer",), after("####"), evaluate="test"),
-    # The box of the solution rather than the target of copies in verl's schema, which lost its spaces and words there.
+    # The box of the solution first: in copies with verl's schema the target has lost its spaces and words.
     "math": DatasetSpec(
         "DigitalLearningGmbH/MATH-lighteval",
         splits=_BOTH,
@@ -56,15 +57,15 @@ SOURCES: Mapping[str, DatasetSpec] = {
     "numina_math": DatasetSpec(
         "ScaleML-RLHF/numina_math", prompt=_QUESTION, answer=("answer", "gt", "reward_model.ground_truth")
     ),
-    "numina_math_cot": DatasetSpec("AI-MO/NuminaMath-CoT", None, _BOTH, ("problem",), ("solution",), boxed),
-    "numina_math_tir": DatasetSpec("AI-MO/NuminaMath-TIR", None, _BOTH, ("problem",), ("solution",), boxed),
+    "numina_math_cot": DatasetSpec("AI-MO/NuminaMath-CoT", None, _BOTH, ("problem",), ("solution",), boxed_answer),
+    "numina_math_tir": DatasetSpec("AI-MO/NuminaMath-TIR", None, _BOTH, ("problem",), ("solution",), boxed_answer),
     "numina_math_1_5": DatasetSpec(
         "AI-MO/NuminaMath-1.5", prompt=("problem",), answer=("answer",), extract=plain, reject=("proof", "notfound")
     ),
     "dapo_math": DatasetSpec(
         "open-r1/DAPO-Math-17k-Processed", "all", prompt=("prompt",), answer=("solution", "reward_model.ground_truth")
     ),
-    # As published: each prompt many times over and wrapped in an instruction to end with "Answer:".
+    # As published: each prompt occurs many times, and is wrapped in an instruction to end with "Answer:".
     "dapo_math_raw": DatasetSpec("BytedTsinghua-SIA/DAPO-Math-17k", prompt=("prompt",), extract=plain),
     "deepscaler": DatasetSpec(
         "agentica-org/DeepScaleR-Preview-Dataset", prompt=("problem",), answer=("answer",), extract=plain

@@ -1,16 +1,16 @@
-"""From a prompt to the tokens that the model sees: chat template or plain text, the paper's instructions by name."""
+"""Render a prompt to the token ids that the model sees: as a chat or as plain text, with the paper's instructions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from sieverl.errors import DataError, UsageError
-from sieverl.types import Prompt
+from sieverl.types import Prompt, Tokenizer
 
 Style = Literal["auto", "chat", "plain"]
-# Word for word what the paper's release adds to each problem, and the system prompt on top of it (arXiv 2504.11343).
+# The exact text that the paper's release adds to each problem, and its system prompt (arXiv 2504.11343).
 BOXED_SUFFIX = " Let's think step by step and output the final answer within \\boxed{}."
 BOXED_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 SUFFIXES: Mapping[str, str] = {"boxed": BOXED_SUFFIX}
@@ -19,10 +19,10 @@ SYSTEMS: Mapping[str, str] = {"boxed": BOXED_SYSTEM}
 
 @dataclass(frozen=True)
 class Template:
-    r"""How a prompt is put to the model: `suffix` follows the question, `system` goes before; "boxed" is the paper's.
+    r"""How a prompt is rendered: `suffix` is appended to the question, `system` is the system prompt.
 
-    "auto" uses the tokenizer's chat template when it has one and plain text otherwise. A suffix or a system prompt
-    that the row already has is not added again.
+    For both, "boxed" means the paper's instruction. The style "auto" uses the tokenizer's chat template if it has one
+    and plain text otherwise. A suffix or a system prompt that the row already has is not added again.
 
     >>> Template(suffix="boxed").question("What is 2+2?")
     "What is 2+2? Let's think step by step and output the final answer within \\boxed{}."
@@ -37,12 +37,12 @@ class Template:
             raise UsageError(f"unknown template style {self.style!r}; allowed: {', '.join(get_args(Style))}")
 
     def question(self, text: str) -> str:
-        """The question with the suffix behind it."""
+        """The question followed by the suffix."""
         suffix = SUFFIXES.get(self.suffix or "", self.suffix or "")
         return text if text.rstrip().endswith(suffix.strip()) else text + suffix
 
     def messages(self, prompt: Prompt) -> list[dict[str, str]]:
-        """The chat: the row's own messages or its text as the user's, the suffix behind the last turn of the user."""
+        """The chat: the row's messages, or its text as a user message. The suffix is added to the last user message."""
         chat = [dict(message) for message in prompt.messages or [{"role": "user", "content": prompt.text}]]
         last = max((i for i, message in enumerate(chat) if message["role"] == "user"), default=None)
         if last is not None:
@@ -53,20 +53,20 @@ class Template:
         return chat
 
     def text(self, prompt: Prompt) -> str:
-        """The plain prompt: every message's content, a blank line between."""
+        """The prompt as plain text: the content of every message, separated by blank lines."""
         return "\n\n".join(message["content"] for message in self.messages(prompt))
 
 
-def has_chat_template(tokenizer: Any) -> bool:
+def has_chat_template(tokenizer: Tokenizer) -> bool:
     """Whether the tokenizer can render a chat."""
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def render(tokenizer: Any, prompt: Prompt, template: Template) -> list[int]:
-    """The prompt's token ids, ready to be continued by the model; the begin-of-text token stands there at most once.
+def render(tokenizer: Tokenizer, prompt: Prompt, template: Template) -> list[int]:
+    """The prompt's token ids, for the model to continue; they begin with at most one begin-of-text token.
 
-    `tokenizer` is a Hugging Face tokenizer. Raises DataError when a chat is asked for and the tokenizer has no chat
-    template, when the template fails on the row, or when nothing is left.
+    Raises DataError if a chat is asked for and the tokenizer has no chat template, if the template fails on the row, or
+    if the prompt has no tokens.
     """
     chat = template.style == "chat" or (template.style == "auto" and has_chat_template(tokenizer))
     ids = _chat(tokenizer, prompt, template) if chat else _plain(tokenizer, prompt, template)
@@ -74,11 +74,11 @@ def render(tokenizer: Any, prompt: Prompt, template: Template) -> list[int]:
     while bos is not None and ids[:2] == [bos, bos]:
         ids = ids[1:]
     if not ids:
-        raise DataError(f"prompt {prompt.id} is empty: no token is left of {prompt.text[:60]!r}; drop the row")
+        raise DataError(f"prompt {prompt.id} is empty: {prompt.text[:60]!r} has no tokens; drop the row")
     return ids
 
 
-def _chat(tokenizer: Any, prompt: Prompt, template: Template) -> list[int]:
+def _chat(tokenizer: Tokenizer, prompt: Prompt, template: Template) -> list[int]:
     from jinja2 import TemplateError
 
     if not has_chat_template(tokenizer):
@@ -96,10 +96,10 @@ def _chat(tokenizer: Any, prompt: Prompt, template: Template) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _plain(tokenizer: Any, prompt: Prompt, template: Template) -> list[int]:
+def _plain(tokenizer: Tokenizer, prompt: Prompt, template: Template) -> list[int]:
     text = template.text(prompt)
     ids = list(tokenizer(text)["input_ids"])
-    # Some tokenizers end every text with the end-of-text token, which would tell the model that nothing follows.
+    # Some tokenizers append the end-of-text token to every text; the model must not see the prompt end with it.
     eos, name = getattr(tokenizer, "eos_token_id", None), getattr(tokenizer, "eos_token", None)
     if eos is not None and ids[-1:] == [eos] and not text.endswith(str(name)):
         ids.pop()

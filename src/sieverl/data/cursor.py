@@ -1,4 +1,4 @@
-"""The order in which prompts are taken: no generator state, so a cursor of two integers is all there is to save."""
+"""The shuffled order of prompts. It has no generator state: a checkpoint saves a cursor of two integers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from functools import lru_cache
 import numpy as np
 
 from sieverl.errors import DataError
-from sieverl.types import Array
+from sieverl.types import IntArray
 
 
 @lru_cache(maxsize=2)
-def permutation(size: int, seed: int, epoch: int) -> Array:
-    """The order of one epoch: int64 [size], a pure function of its arguments.
+def permutation(size: int, seed: int, epoch: int) -> IntArray:
+    """The prompt indices of one epoch in their order: int64 [size], a pure function of the arguments.
 
     >>> permutation(5, seed=0, epoch=0).tolist()
     [2, 4, 3, 0, 1]
@@ -25,7 +25,7 @@ def permutation(size: int, seed: int, epoch: int) -> Array:
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where in the shuffled prompts the run stands: `index` prompts of `epoch` were taken. `asdict` makes it JSON.
+    """The position in the shuffled prompts: `index` prompts of `epoch` have been taken.
 
     >>> Cursor().take(4, size=3, seed=0)
     ([2, 0, 1, 2], Cursor(epoch=1, index=1))
@@ -35,9 +35,9 @@ class Cursor:
     index: int = 0
 
     def take(self, n: int, size: int, seed: int) -> tuple[list[int], Cursor]:
-        """The next `n` row numbers out of `size` prompts, and the cursor after them; an epoch's end runs into the next.
+        """The indices of the next `n` of `size` prompts, and the cursor after them; they can span several epochs.
 
-        Raises DataError when there are no prompts, or fewer than the cursor has already passed.
+        Raises DataError if there are no prompts, or fewer than have already been taken of this epoch.
         """
         if size < 1:
             raise DataError("there are no prompts to take: the dataset is empty or every row was dropped")

@@ -1,4 +1,4 @@
-"""Which prompts are left out before training, and why. Each filter gives back what it keeps and what it drops."""
+"""Filters that drop prompts before training. Each returns the prompts that it keeps and the rows that it drops."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from sieverl.data.chat import SUFFIXES, Template, render
 from sieverl.data.rows import Dropped
-from sieverl.types import Prompt, Row, Verdict
+from sieverl.types import Prompt, Row, Tokenizer, Verdict
 
 Sifted = tuple[list[Prompt], list[Dropped]]
 
 
 def sift(prompts: Iterable[Prompt], reason: str, fault: Callable[[Prompt], str | None]) -> Sifted:
-    """Drops each prompt that `fault` says something about.
+    """Drops each prompt in which `fault` finds a fault, which it returns as text; `reason` is the name of this filter.
 
     >>> kept, dropped = sift([Prompt(0, "a", {}), Prompt(1, "", {})], "empty", lambda p: None if p.text else "no text")
     >>> [p.id for p in kept], [(d.id, d.reason, d.detail) for d in dropped]
@@ -33,8 +32,8 @@ def sift(prompts: Iterable[Prompt], reason: str, fault: Callable[[Prompt], str |
     return kept, dropped
 
 
-def too_long(prompts: Iterable[Prompt], tokenizer: Any, template: Template, max_tokens: int) -> Sifted:
-    """Drops prompts of more than `max_tokens` tokens, counted as the model sees them (chat template and suffix too)."""
+def too_long(prompts: Iterable[Prompt], tokenizer: Tokenizer, template: Template, max_tokens: int) -> Sifted:
+    """Drops prompts of more than `max_tokens` tokens, counted with the chat template and the suffix."""
 
     def fault(prompt: Prompt) -> str | None:
         length = len(render(tokenizer, prompt, template))
@@ -44,7 +43,7 @@ def too_long(prompts: Iterable[Prompt], tokenizer: Any, template: Template, max_
 
 
 def duplicates(prompts: Iterable[Prompt]) -> Sifted:
-    """Drops each prompt whose normalised text came before; of several the first is kept.
+    """Drops each prompt that has the same normalised text as an earlier one.
 
     >>> rows = [Prompt(0, "What is  2+2?", {"answer": "4"}), Prompt(1, "what is 2+2?", {"answer": "5"})]
     >>> duplicates(rows)[1][0].detail
@@ -56,8 +55,9 @@ def duplicates(prompts: Iterable[Prompt]) -> Sifted:
         earlier = first.setdefault(normalise(full_text(prompt)), prompt)
         if earlier is prompt:
             return None
-        mine, its = prompt.row.get("answer"), earlier.row.get("answer")
-        return f"same text as row {earlier.id + 1}" + (f", with the answer {mine!r} instead of {its!r}" * (mine != its))
+        answer, first_answer = prompt.row.get("answer"), earlier.row.get("answer")
+        same = f"same text as row {earlier.id + 1}"
+        return same if answer == first_answer else f"{same}, with the answer {answer!r} instead of {first_answer!r}"
 
     return sift(prompts, "duplicate", fault)
 
@@ -65,11 +65,12 @@ def duplicates(prompts: Iterable[Prompt]) -> Sifted:
 def overlapping(
     prompts: Sequence[Prompt], benchmarks: Mapping[str, Sequence[Prompt]], n: int = 13, common: int = 10
 ) -> Sifted:
-    """Drops prompts that share `n` words in a row with a prompt of a benchmark, or all their text.
+    """Drops prompts that share `n` consecutive words, or the whole text, with a prompt of a benchmark.
 
-    Words are runs of letters and digits in lower case. What more than `common` prompts share with the benchmarks is a
-    phrase ("where m and n are relatively prime positive integers") and does not count, unless it makes up over half
-    of the benchmark's prompt. After GPT-3 (arXiv 2005.14165, appendix C). A rewording is not found.
+    Words are runs of letters and digits in lower case. An n-gram that more than `common` prompts share with the
+    benchmarks is a common phrase ("where m and n are relatively prime positive integers") and does not count, unless
+    such n-grams are over half of the benchmark's prompt. The method is GPT-3's (arXiv 2005.14165, appendix C);
+    it does not find a benchmark's question in other words.
     """
     questions = [(f"{name} row {q.id + 1}", full_text(q)) for name, qs in benchmarks.items() for q in qs]
     texts = {normalise(text): where for where, text in reversed(questions)}
@@ -78,7 +79,7 @@ def overlapping(
     for number, found in enumerate(grams):
         for gram in found:
             index.setdefault(gram, []).append(number)
-    # In the order of the text, each once, so that the first is named.
+    # in the order of the text and without repetitions, so that the first one is named
     shared = {p.id: list(dict.fromkeys(gram for gram in ngrams(full_text(p), n) if gram in index)) for p in prompts}
     counts = Counter(gram for found in shared.values() for gram in found)
 
@@ -100,14 +101,15 @@ def unverifiable(
     verdicts: Callable[[Sequence[tuple[str, Row]]], Sequence[Verdict]],
     gold: Callable[[Row], str | None],
 ) -> Sifted:
-    """Drops prompts whose own gold answer the verifier does not accept: no response could be right.
+    """Drops prompts whose own gold answer the verifier does not accept, since no response could be correct.
 
-    `gold` writes the response that must be right (None: there is none, and the row is kept), `verdicts` scores them.
+    `gold` writes a response that must be correct, or returns None if it cannot; then the prompt is kept. `verdicts`
+    verifies (response, row) pairs.
     """
     responses = [(prompt, gold(prompt.row)) for prompt in prompts]
     asked = [(prompt, response) for prompt, response in responses if response is not None]
-    told = verdicts([(response, prompt.row) for prompt, response in asked])
-    failed = {p.id: (response, v) for (p, response), v in zip(asked, told, strict=True) if not v.correct}
+    found = verdicts([(response, prompt.row) for prompt, response in asked])
+    failed = {p.id: (response, v) for (p, response), v in zip(asked, found, strict=True) if not v.correct}
 
     def fault(prompt: Prompt) -> str | None:
         if prompt.id not in failed:
@@ -119,7 +121,7 @@ def unverifiable(
 
 
 def full_text(prompt: Prompt) -> str:
-    """The text of a prompt with every turn but the system's, less a suffix of `SUFFIXES`."""
+    """The text of a prompt: all its messages but the system prompt, without a suffix of `SUFFIXES`."""
     turns = [m["content"] for m in prompt.messages or () if m["role"] != "system"]
     text = "\n\n".join(turns) or prompt.text
     for suffix in SUFFIXES.values():
@@ -128,7 +130,7 @@ def full_text(prompt: Prompt) -> str:
 
 
 def normalise(text: str) -> str:
-    """One form for texts that differ in case, white space or Unicode form only.
+    """The same text for texts that differ only in case, white space or Unicode form.
 
     >>> normalise(" What  is\\nx² + 1? ") == normalise("what is x2 + 1?")
     True
@@ -137,7 +139,7 @@ def normalise(text: str) -> str:
 
 
 def ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:
-    """Every `n` words in a row, none when there are fewer; the code of figures ([asy]) has no words.
+    """All runs of `n` consecutive words; the code of figures ([asy]) does not count.
 
     >>> list(ngrams("Find $x+1$, please. [asy] draw((0,0)); [/asy]", 3))
     [('find', 'x', '1'), ('x', '1', 'please')]

@@ -1,4 +1,4 @@
-"""Rows of local files: JSONL, JSON, Parquet, a directory of them, or what `datasets` saved to disk."""
+"""Read rows of local files: JSONL, JSON, Parquet, a directory of them, or a dataset that `datasets` saved to disk."""
 
 from __future__ import annotations
 
@@ -6,25 +6,31 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from sieverl.errors import DataError
+from sieverl.errors import DataError, first_line
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 
 
 @dataclass(frozen=True)
-class Raw:
-    """One row as it was read: `where` names the file and the line, `row` is None when `problem` says what is wrong."""
+class RawRow:
+    """One row of a source: `where` is its file and line. `row` is None if it is malformed, as `problem` says."""
 
     where: str
-    row: dict[str, Any] | None
+    row: dict[str, object] | None
     problem: str = ""
 
 
-def read_path(path: Path, split: str) -> Iterator[Raw]:
-    """The rows of a file or directory in order. Raises DataError when there is none that can be read."""
+class Dataset(Protocol):
+    """What is used of a `datasets.Dataset`."""
+
+    def iter(self, batch_size: int) -> Iterator[dict[str, list[object]]]: ...
+
+
+def read_path(path: Path, split: str) -> Iterator[RawRow]:
+    """The rows of a file or directory, in order. Raises DataError if it cannot be read."""
     if not path.exists():
         raise DataError(f"no such file: {path}; give a {', '.join(SUFFIXES)} file or a directory that holds some")
     if path.is_dir():
@@ -35,47 +41,47 @@ def read_path(path: Path, split: str) -> Iterator[Raw]:
         raise DataError(f"{path}: cannot read {path.suffix or 'a file without suffix'}; allowed: {', '.join(SUFFIXES)}")
 
 
-def rows_of(dataset: Any, where: str) -> Iterator[Raw]:
+def dataset_rows(dataset: Dataset, where: str) -> Iterator[RawRow]:
     """The rows of a `datasets.Dataset`."""
     number = 0
     for batch in dataset.iter(1000):
         for values in zip(*batch.values(), strict=True):
             number += 1
-            yield Raw(f"{where}: row {number}", dict(zip(batch, values, strict=True)))
+            yield RawRow(f"{where}: row {number}", dict(zip(batch, values, strict=True)))
 
 
-def _parse(text: bytes, where: str) -> Raw:
+def _parse(text: bytes, where: str) -> RawRow:
     try:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return Raw(where, None, f"not JSON ({error or 'nested too deep'})")
+        return RawRow(where, None, f"not JSON ({error or 'nested too deeply'})")
     if not isinstance(row, dict):
-        return Raw(where, None, f"a JSON object is expected, not {type(row).__name__}")
-    return Raw(where, row)
+        return RawRow(where, None, f"a JSON object is expected, not {type(row).__name__}")
+    return RawRow(where, row)
 
 
-def _lines(path: Path) -> Iterator[Raw]:
+def _lines(path: Path) -> Iterator[RawRow]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield _parse(line, f"{path}:{number}")
 
 
-def _json(path: Path) -> Iterator[Raw]:
+def _json(path: Path) -> Iterator[RawRow]:
     try:
         content = json.loads(path.read_bytes())
     except ValueError:
-        yield from _lines(path)  # many a .json file holds one object a line
+        yield from _lines(path)  # some .json files hold one object per line
         return
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         content = content["data"]
     for number, row in enumerate(content if isinstance(content, list) else [content], 1):
-        good = isinstance(row, dict)
-        problem = "" if good else f"a JSON object is expected, not {type(row).__name__}"
-        yield Raw(f"{path}: row {number}", row if good else None, problem)
+        valid = isinstance(row, dict)
+        problem = "" if valid else f"a JSON object is expected, not {type(row).__name__}"
+        yield RawRow(f"{path}: row {number}", row if valid else None, problem)
 
 
-def _parquet(path: Path) -> Iterator[Raw]:
+def _parquet(path: Path) -> Iterator[RawRow]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -84,15 +90,15 @@ def _parquet(path: Path) -> Iterator[Raw]:
         for batch in pq.ParquetFile(path).iter_batches(4096):
             for row in batch.to_pylist():
                 number += 1
-                yield Raw(f"{path}: row {number}", row)
+                yield RawRow(f"{path}: row {number}", row)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet after row {number} ({_line(error)})") from error
+        raise DataError(f"{path}: cannot be read as Parquet after row {number} ({first_line(error)})") from error
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Raw]]] = {".jsonl": _lines, ".json": _json, ".parquet": _parquet}
+_READERS: dict[str, Callable[[Path], Iterator[RawRow]]] = {".jsonl": _lines, ".json": _json, ".parquet": _parquet}
 
 
-def _read_directory(path: Path, split: str) -> Iterator[Raw]:
+def _read_directory(path: Path, split: str) -> Iterator[RawRow]:
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         yield from _saved(path, split)
         return
@@ -105,7 +111,7 @@ def _read_directory(path: Path, split: str) -> Iterator[Raw]:
     )
     if not files:
         raise DataError(f"{path}: no {', '.join(SUFFIXES)} file in this directory")
-    # Files named after splits (train-00000-of-00002.parquet) are told apart; others all belong together.
+    # Of files named after splits (train-00000-of-00002.parquet) one split is read; of files with other names, all.
     named = {f: next((s for s in _SPLITS if f.stem.lower().startswith(s)), None) for f in files}
     if any(named.values()):
         files = [f for f in files if named[f] and f.stem.lower().startswith(split.lower())]
@@ -116,24 +122,20 @@ def _read_directory(path: Path, split: str) -> Iterator[Raw]:
         yield from read_path(file, split)
 
 
-def _saved(path: Path, split: str) -> Iterator[Raw]:
+def _saved(path: Path, split: str) -> Iterator[RawRow]:
     import datasets
 
     try:
         dataset = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: cannot be read as a dataset saved to disk ({_line(error)})") from error
+        raise DataError(f"{path}: cannot be read as a dataset saved to disk ({first_line(error)})") from error
     if isinstance(dataset, datasets.DatasetDict):
         dataset = dataset[pick_split(split, dataset.keys(), str(path))]
-    yield from rows_of(dataset, str(path))
+    yield from dataset_rows(dataset, str(path))
 
 
 def pick_split(split: str, found: Iterable[str], where: str) -> str:
-    """The split asked for, or DataError that names those there are."""
+    """Return `split`, or raise a DataError that lists the splits."""
     if split not in (names := list(found)):
         raise DataError(f"{where}: no split {split!r}; there is: {', '.join(names)}")
     return split
-
-
-def _line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__

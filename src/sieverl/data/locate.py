@@ -1,4 +1,4 @@
-"""What the name of a source means: a local path, a known dataset, a Hub id or a reasoning-gym task."""
+"""Resolve the name of a source: a local path, a known dataset, a Hub id or a reasoning-gym task."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from sieverl.data.answers import extractor
 from sieverl.data.catalog import SOURCES, DatasetSpec
@@ -15,26 +14,32 @@ from sieverl.errors import DataError, UsageError, nearest
 
 _HUB = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 _OPTIONS = ("path", "revision", "config", "extract", "bad_rows")
-_ANY = DatasetSpec("")
+_UNKNOWN = DatasetSpec("")
 
 
 @dataclass(frozen=True)
 class DatasetRef:
-    """A source taken apart: what is known of it, and one of a local path, a Hub id or a reasoning-gym task."""
+    """A resolved source: exactly one of `path`, `hub` and `task` is set.
+
+    `source` is the text that was given, `name` the known name, if it has one. `spec` says which columns to read and
+    how; `config` and `revision` are those of a Hub dataset, `options` those of a reasoning-gym task.
+    """
 
     source: str
-    known: DatasetSpec = _ANY
+    spec: DatasetSpec = _UNKNOWN
     name: str | None = None
     path: Path | None = None
     hub: str | None = None
     task: str | None = None
     config: str | None = None
     revision: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
-def locate(source: str, options: Mapping[str, Any]) -> DatasetRef:
-    """What a source means. A known name wins over a file of that name: write `./math` for the file.
+def locate(source: str, options: Mapping[str, object]) -> DatasetRef:
+    """Resolve a source. A known name takes precedence over a file of that name: write `./math` for the file.
+
+    Raises UsageError for an unknown option, DataError for a source that is nothing known.
 
     >>> locate("org/set:main@abc123", {}).revision
     'abc123'
@@ -46,35 +51,39 @@ def locate(source: str, options: Mapping[str, Any]) -> DatasetRef:
         raise UsageError(
             f"unknown data option {wrong[0]!r}; allowed: {', '.join(_OPTIONS)}.{nearest(wrong[0], _OPTIONS)}"
         )
-    place = _locate(source)
+    ref = _locate(source)
     if (bad := options.get("bad_rows", "stop")) not in ("stop", "drop"):
         raise UsageError(f"bad_rows is {bad!r}; allowed: stop, drop")
     if "extract" in options:
-        place = replace(place, known=replace(place.known, extract=extractor(str(options["extract"]))))
+        ref = replace(ref, spec=replace(ref.spec, extract=extractor(str(options["extract"]))))
     if "path" in options:
-        return replace(place, path=Path(options["path"]).expanduser(), hub=None)
-    config, revision = options.get("config", place.config), options.get("revision", place.revision)
-    return replace(place, config=config, revision=revision)
+        return replace(ref, path=Path(str(options["path"])).expanduser(), hub=None)
+    config, revision = options.get("config", ref.config), options.get("revision", ref.revision)
+    return replace(ref, config=_text(config), revision=_text(revision))
 
 
 def _locate(source: str) -> DatasetRef:
     name, at, rest = source.partition("@")
     if name in SOURCES:
-        known = SOURCES[name]
+        spec = SOURCES[name]
         if at and _is_path(rest):
-            return DatasetRef(source, known, name, path=Path(rest).expanduser(), config=known.config)
-        return DatasetRef(source, known, name, hub=known.hub, config=known.config, revision=rest or None)
+            return DatasetRef(source, spec, name, path=Path(rest).expanduser(), config=spec.config)
+        return DatasetRef(source, spec, name, hub=spec.hub, config=spec.config, revision=rest or None)
     path = Path(source).expanduser()
     if path.exists() or path.suffix.lower() in SUFFIXES:
         return DatasetRef(source, path=path)
     if match := _HUB.fullmatch(source):
-        known = next((s for s in SOURCES.values() if s.hub == match["hub"]), _ANY)
-        config = match["config"] or known.config
-        return DatasetRef(source, known, hub=match["hub"], config=config, revision=match["revision"])
+        spec = next((s for s in SOURCES.values() if s.hub == match["hub"]), _UNKNOWN)
+        config = match["config"] or spec.config
+        return DatasetRef(source, spec, hub=match["hub"], config=config, revision=match["revision"])
     raise DataError(
         f"cannot find the data {source!r}: no such file, and not one of the known names ({', '.join(SOURCES)}), "
         f"reasoning_gym:TASK or a Hub id org/name.{nearest(source, SOURCES)}"
     )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _is_path(text: str) -> bool:

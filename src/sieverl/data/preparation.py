@@ -1,32 +1,32 @@
-"""From any source to a Parquet file that is ready to train on: filtered, counted, in the schema of verl."""
+"""Prepare a Parquet file to train on from any source: filtered, with counts of what was dropped, in verl's schema."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sieverl.data import filters
 from sieverl.data.catalog import BENCHMARKS, SOURCES
 from sieverl.data.chat import Template
 from sieverl.data.locate import locate
 from sieverl.data.rows import Dropped
-from sieverl.data.source import read
-from sieverl.errors import DataError, UsageError
+from sieverl.data.source import Loaded, Origin, read
+from sieverl.errors import DataError, UsageError, first_line
 from sieverl.files import atomic_write, write_text
-from sieverl.types import Prompt
+from sieverl.types import Prompt, Tokenizer
 
-# What verl's columns say already, or what would only repeat the prompt.
+Filter = Callable[[list[Prompt]], filters.Sifted]
+# columns of a source that are not repeated in `extra_info.columns`: verl's columns hold them, or they are the prompt
 _WRITTEN = ("prompt", "messages", "answer", "data_source", "ability", "reward_model")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a source's rows: how many there were, how many are kept, and how many each filter dropped."""
+    """The number of rows in a source and of prompts kept, and how many rows were dropped for each reason."""
 
     source: str
     output: Path
@@ -34,104 +34,115 @@ class Report:
     kept: int
     dropped: Mapping[str, int]
     dropped_file: Path | None
-    origin: Mapping[str, Any]
+    origin: Origin
 
 
-def prepare(
+def prepare(  # the parameters are the options of `sieverl data prepare`, hence so many
     source: str,
     output: str | Path,
     *,
     columns: Mapping[str, str] | None = None,
     split: str = "train",
     limit: int | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     template: Template | None = None,
     tokenizer: str | None = None,
     max_prompt_tokens: int | None = None,
-    verifier: str | Mapping[str, Any] | None = "auto",
+    verifier: str | Mapping[str, object] | None = "auto",
     benchmarks: Sequence[str] = (),
     ngram: int = 13,
     keep_duplicates: bool = False,
 ) -> Report:
-    """Reads `source` as `load_prompts` does, filters it, and writes `output` in verl's Parquet schema, all or nothing.
+    """Read `source` like `load_prompts`, filter it, and write `output` as Parquet in verl's schema, all or nothing.
 
-    The suffix and the system prompt of `template` are written into the prompts. Rows that are dropped go to
+    The suffix and the system prompt of `template` are written into the prompts. Dropped rows are written to
     `<output>.dropped.jsonl` with their reason. `tokenizer` (a directory or Hub id) and `max_prompt_tokens` go together;
-    `benchmarks` are names of `BENCHMARKS`, local copies (`math500@FILE`) or files; `verifier` is a name or a table as
-    in a recipe, "auto" (math, or a task's own scorer) or None for no check of the gold answers. Raises DataError when
-    nothing is left, UsageError for options.
+    `benchmarks` are names of `BENCHMARKS`, local copies (`math500@FILE`) or files; `verifier`, which must accept each
+    gold answer, is a name or a table as in a recipe, "auto" (math, or a task's own scorer) or None for no check. Raises
+    DataError if no prompt is left, UsageError for options.
     """
-    path = _output(Path(output).expanduser(), source)
-    if (tokenizer is None) != (max_prompt_tokens is None):
-        raise UsageError("a tokenizer and the most tokens a prompt may have go together; give both or neither")
+    path = _checked_output(Path(output).expanduser(), source)
     template = template or Template()
-    loaded = read(source, columns=columns, split=split, limit=limit, options=options)
-    prompts, dropped = _answered(loaded.prompts)
-    dropped += loaded.dropped
+    filtering: list[Filter] = [_with_answer]
     if not keep_duplicates:
-        prompts, more = filters.duplicates(prompts)
-        dropped += more
+        filtering.append(filters.duplicates)
     if benchmarks:
-        prompts, more = filters.overlapping(prompts, load_benchmarks(benchmarks), ngram)
-        dropped += more
-    if tokenizer is not None and max_prompt_tokens is not None:
-        prompts, more = filters.too_long(prompts, _tokenizer(tokenizer), template, max_prompt_tokens)
-        dropped += more
+        filtering.append(lambda prompts: filters.overlapping(prompts, load_benchmarks(benchmarks), ngram))
+    if tokenizer is not None or max_prompt_tokens is not None:
+        filtering.append(_length_filter(tokenizer, template, max_prompt_tokens))
     if verifier is not None:
-        if verifier == "auto":
-            verifier = "reasoning_gym" if source.startswith("reasoning_gym:") else "math"
-        prompts, more = _verifiable(prompts, {"name": verifier} if isinstance(verifier, str) else verifier)
-        dropped += more
+        spec = _verifier_spec(verifier, source)
+        filtering.append(lambda prompts: _verifiable(prompts, spec))
+    loaded = read(source, columns=columns, split=split, limit=limit, options=options)
+    prompts, dropped = _apply(filtering, loaded)
     dropped_file = _write_dropped(path.with_name(f"{path.name}.dropped.jsonl"), dropped)
-    counts = dict(Counter(row.reason for row in sorted(dropped, key=lambda row: row.id)))
+    counts = dict(Counter(row.reason for row in dropped))
     if not prompts:
-        told = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        raise DataError(f"no row of {source} is left ({told}); the reason of each is in {dropped_file}")
-    origin, data_source = loaded.origin, _data_source(source)
-    _write(
-        path, [_row(prompt, template, data_source, split) for prompt in prompts], {"origin": origin, "dropped": counts}
-    )
-    return Report(source, path, int(origin["rows"]), len(prompts), counts, dropped_file, origin)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+        raise DataError(f"no row of {source} is left ({reasons}); the reason of each is in {dropped_file}")
+    rows = [_verl_row(prompt, template, _data_source(source), split) for prompt in prompts]
+    _write(path, rows, {"origin": loaded.origin, "dropped": counts})
+    return Report(source, path, loaded.origin["rows"], len(prompts), counts, dropped_file, loaded.origin)
+
+
+def _apply(filtering: Sequence[Filter], loaded: Loaded) -> tuple[list[Prompt], list[Dropped]]:
+    """The prompts that pass every filter, and all rows that are dropped, in the order of the source."""
+    prompts, dropped = loaded.prompts, list(loaded.dropped)
+    for keep in filtering:
+        prompts, more = keep(prompts)
+        dropped += more
+    return prompts, sorted(dropped, key=lambda row: row.id)
 
 
 def load_benchmarks(sources: Sequence[str]) -> dict[str, list[Prompt]]:
-    """The evaluation prompts of each source by name; `all` stands for every one of `BENCHMARKS`."""
+    """The evaluation prompts of each source, by name; `all` means all of `BENCHMARKS`."""
     found = {}
     for source in (name for given in sources for name in (BENCHMARKS if given == "all" else [given])):
         name = source.partition("@")[0]
-        known = SOURCES.get(name)
-        split = (known.evaluate if known else None) or "test"
-        found[name if known else source] = read(source, split=split).prompts
+        spec = SOURCES.get(name)
+        split = (spec.evaluate if spec else None) or "test"
+        found[name if spec else source] = read(source, split=split).prompts
     return found
 
 
-def _answered(prompts: Sequence[Prompt]) -> filters.Sifted:
-    """Some reasoning-gym tasks have a scorer and no answer: they can be trained on, but not written to a file."""
+def _with_answer(prompts: Sequence[Prompt]) -> filters.Sifted:
+    """Some reasoning-gym tasks have a scorer but no answer: good for training, but they cannot be written to a file."""
     return filters.sift(
         prompts, "no answer", lambda p: None if p.row.get("answer") else "the task has no gold answer, only a scorer"
     )
 
 
-def _verifiable(prompts: Sequence[Prompt], spec: Mapping[str, Any]) -> filters.Sifted:
+def _length_filter(tokenizer: str | None, template: Template, max_prompt_tokens: int | None) -> Filter:
+    if tokenizer is None or max_prompt_tokens is None:
+        raise UsageError("a tokenizer and the most tokens a prompt may have go together; give both or neither")
+    return lambda prompts: filters.too_long(prompts, _load_tokenizer(tokenizer), template, max_prompt_tokens)
+
+
+def _verifier_spec(verifier: str | Mapping[str, object], source: str) -> Mapping[str, object]:
+    if verifier == "auto":
+        verifier = "reasoning_gym" if source.startswith("reasoning_gym:") else "math"
+    return {"name": verifier} if isinstance(verifier, str) else verifier
+
+
+def _verifiable(prompts: Sequence[Prompt], spec: Mapping[str, object]) -> filters.Sifted:
     from sieverl.verify.pool import Pool
 
     with Pool(spec) as pool:
-        return filters.unverifiable(prompts, pool.verdicts, pool.check.gold)
+        return filters.unverifiable(prompts, pool.verdicts, pool.verifier.gold)
 
 
-def _tokenizer(name: str) -> Any:
+def _load_tokenizer(name: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n", 1)[0][:200]
         raise DataError(
-            f"no tokenizer can be loaded from {name!r} ({reason}); give a directory that has one"
+            f"no tokenizer can be loaded from {name!r} ({first_line(error)}); give a directory that has one"
         ) from error
 
 
-def _row(prompt: Prompt, template: Template, data_source: str, split: str) -> dict[str, Any]:
+def _verl_row(prompt: Prompt, template: Template, data_source: str, split: str) -> dict[str, object]:
     row = prompt.row
     rest = {key: value for key, value in row.items() if key not in _WRITTEN}
     return {
@@ -144,12 +155,12 @@ def _row(prompt: Prompt, template: Template, data_source: str, split: str) -> di
 
 
 def _data_source(source: str) -> str:
-    """What verl chooses its reward function by: the Hub id, the file's name, reasoning_gym/TASK."""
-    place = locate(source, {})
-    return place.known.hub or place.hub or (place.path.stem if place.path else source.replace(":", "/", 1))
+    """The column by which verl chooses its reward function: the Hub id, the file's name or reasoning_gym/TASK."""
+    ref = locate(source, {})
+    return ref.spec.hub or ref.hub or (ref.path.stem if ref.path else source.replace(":", "/", 1))
 
 
-def _output(path: Path, source: str) -> Path:
+def _checked_output(path: Path, source: str) -> Path:
     if path.suffix.lower() != ".parquet":
         raise UsageError(f"the output is {path}; it must end with .parquet")
     if path.exists() and str(path.resolve()) == str(Path(source.rpartition("@")[2]).expanduser().resolve()):
@@ -159,7 +170,7 @@ def _output(path: Path, source: str) -> Path:
     return path
 
 
-def _write(path: Path, rows: list[dict[str, Any]], about: Mapping[str, Any]) -> None:
+def _write(path: Path, rows: list[dict[str, object]], about: Mapping[str, object]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -176,6 +187,5 @@ def _write_dropped(path: Path, dropped: Sequence[Dropped]) -> Path | None:
     if not dropped:
         path.unlink(missing_ok=True)  # of an earlier run
         return None
-    rows = sorted(dropped, key=lambda row: row.id)
-    write_text(path, "".join(json.dumps(vars(row), default=str, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(vars(row), default=str, ensure_ascii=False) + "\n" for row in dropped))
     return path

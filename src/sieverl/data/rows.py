@@ -1,42 +1,48 @@
-"""From a raw row to a prompt with its gold answer, or to the reason why it is none."""
+"""Make a prompt with its gold answer from each raw row, or say why the row cannot be used."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sieverl.data.answers import Extract
-from sieverl.data.local import Raw
+from sieverl.data.local import RawRow
 from sieverl.data.locate import DatasetRef
 from sieverl.errors import DataError, nearest
-from sieverl.types import Prompt
+from sieverl.types import Prompt, Row
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that is not used: its number in the source, where it stands, a reason to count by, and the row."""
+    """A row that is not used: its index in the source, its file and line, the reason with details, and the row."""
 
     id: int
     where: str
     reason: str
     detail: str
-    row: Mapping[str, Any] | None
+    row: Row | None
 
 
-def _prompts(raws: Sequence[Raw], place: DatasetRef, columns: Mapping[str, str]) -> tuple[list[Prompt], list[Dropped]]:
+def make_prompts(
+    raws: Sequence[RawRow], ref: DatasetRef, columns: Mapping[str, str]
+) -> tuple[list[Prompt], list[Dropped]]:
+    """The prompts of a source's rows, and the rows that cannot be used.
+
+    `columns` are the columns of the `prompt` and the `answer`, where the user names them. Raises DataError if there is
+    no such column, or no usable row.
+    """
     if not raws:
-        raise DataError(f"{place.source} is empty: it has no row; give a file with a prompt and an answer in each row")
+        raise DataError(f"{ref.source} is empty: it has no row; give a file with a prompt and an answer in each row")
     rows = [raw.row for raw in raws if raw.row is not None]
     if not rows:
-        raise DataError(f"{raws[0].where}: {raws[0].problem}; not one row of {place.source} can be read")
-    prompt_column = _column("prompt", rows, columns, place.known.prompt)
-    answer_column = _column("answer", rows, columns, place.known.answer)
+        raise DataError(f"{raws[0].where}: {raws[0].problem}; not one row of {ref.source} can be read")
+    prompt_column = _find_column("prompt", rows, columns, ref.spec.prompt)
+    answer_column = _find_column("answer", rows, columns, ref.spec.answer)
     prompts: list[Prompt] = []
     dropped: list[Dropped] = []
     for number, raw in enumerate(raws):
-        made = _prompt(number, raw, prompt_column, answer_column, place.known.extract, place.known.reject)
+        made = _make_prompt(number, raw, prompt_column, answer_column, ref.spec.extract, ref.spec.reject)
         if isinstance(made, Prompt):
             prompts.append(made)
         else:
@@ -44,53 +50,53 @@ def _prompts(raws: Sequence[Raw], place: DatasetRef, columns: Mapping[str, str])
     if not prompts:
         first = dropped[0]
         raise DataError(
-            f"{place.source} has no usable row: none of {len(raws)} has a prompt and an answer "
+            f"{ref.source} has no usable row: none of {len(raws)} has a prompt and an answer "
             f"(prompt column {prompt_column!r}, answer column {answer_column!r}); {first.where}: {first.detail}"
         )
     return prompts, dropped
 
 
-def _prompt(
-    number: int, raw: Raw, prompt_column: str, answer_column: str, extract: Extract, reject: Sequence[str]
+def _make_prompt(
+    number: int, raw: RawRow, prompt_column: str, answer_column: str, extract: Extract, reject: Sequence[str]
 ) -> Prompt | Dropped:
     if raw.row is None:
         return Dropped(number, raw.where, "malformed", raw.problem, None)
-    row = _unpacked(raw.row)
-    question = get(row, prompt_column)
+    row = _restore_columns(raw.row)
+    question = column_value(row, prompt_column)
     if isinstance(question, list):
         messages = as_messages(question)
         if messages is None:
-            detail = f"column {prompt_column!r} is no chat: a list of {{role, content}} with a user's turn is expected"
+            detail = f"column {prompt_column!r} is no chat: a list of {{role, content}} with a user message is expected"
             return Dropped(number, raw.where, "malformed", detail, row)
         text = next(m["content"] for m in reversed(messages) if m["role"] == "user")
     else:
         messages, text = None, "" if question is None else str(question)
     if not text.strip():
         return Dropped(number, raw.where, "empty prompt", f"column {prompt_column!r} is empty", row)
-    given = get(row, answer_column)
+    given = column_value(row, answer_column)
     gold = extract(given)
     if gold is None or gold.lower() in reject:
-        came = "is empty" if given in (None, "", []) else f"marks no answer: ...{str(given)[-60:]!r}"
-        return Dropped(number, raw.where, "no answer", f"column {answer_column!r} {came}", row)
+        problem = "is empty" if given in (None, "", []) else f"marks no answer: ...{str(given)[-60:]!r}"
+        return Dropped(number, raw.where, "no answer", f"column {answer_column!r} {problem}", row)
     full = {**row, "answer": gold}
     if isinstance(given, str) and given.strip() != gold:
-        full.setdefault("solution", given)  # the worked solution that stood in the answer column
+        full.setdefault("solution", given)  # the worked solution in the answer column
     return Prompt(number, text, full, messages)
 
 
-def _unpacked(row: dict[str, Any]) -> dict[str, Any]:
-    """A row that `prepare` wrote, with the columns of its source (a user's verifier may want them) back in place."""
+def _restore_columns(row: dict[str, object]) -> dict[str, object]:
+    """A row, with the columns of its source if `prepare` wrote it: a user's verifier may need them."""
     extra = row.get("extra_info")
     if not isinstance(extra, dict) or not isinstance(extra.get("columns"), str):
         return row
     try:
         return {**row, **json.loads(extra["columns"])}
-    except (ValueError, TypeError):  # another program's column of that name
+    except (ValueError, TypeError):  # a column of that name which another program wrote
         return row
 
 
-def as_messages(value: Sequence[Any]) -> list[dict[str, str]] | None:
-    """The chat without the assistant's last turn, which is the solution; None when the value is no chat."""
+def as_messages(value: Sequence[object]) -> list[dict[str, str]] | None:
+    """The messages of a chat without the final ones of the assistant, which are the solution; None if it is no chat."""
     messages: list[dict[str, str]] = []
     for item in value:
         if not isinstance(item, Mapping) or not isinstance(item.get("role"), str):
@@ -108,26 +114,26 @@ def as_messages(value: Sequence[Any]) -> list[dict[str, str]] | None:
     return messages if any(m["role"] == "user" for m in messages) else None
 
 
-def get(row: Mapping[str, Any], column: str) -> Any:
-    """The value of a column; dots reach into nested rows. None when it is not there.
+def column_value(row: Row, column: str) -> object:
+    """The value of a column, or None if there is none; `a.b` is the field `b` of the column `a`.
 
-    >>> get({"reward_model": {"ground_truth": "7"}}, "reward_model.ground_truth")
+    >>> column_value({"reward_model": {"ground_truth": "7"}}, "reward_model.ground_truth")
     '7'
     """
     if column in row:
         return row[column]
-    value: Any = row
+    value: object = row
     for key in column.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 
-def _column(role: str, rows: Sequence[Mapping[str, Any]], given: Mapping[str, str], candidates: Sequence[str]) -> str:
+def _find_column(role: str, rows: Sequence[Row], given: Mapping[str, str], candidates: Sequence[str]) -> str:
     wanted = [given[role]] if role in given else candidates
     for column in wanted:
-        if any(get(row, column) is not None for row in rows):
+        if any(column_value(row, column) is not None for row in rows):
             return column
-    names = list(_names(rows[:100]))
+    names = list(dict.fromkeys(name for row in rows[:100] for name in row))
     if role in given:
         if any(given[role] in row for row in rows):
             raise DataError(f"the column {given[role]!r} is null in every row; give another as {role}=COLUMN")
@@ -138,7 +144,3 @@ def _column(role: str, rows: Sequence[Mapping[str, Any]], given: Mapping[str, st
         f"no column that could be the {role}: looked for {', '.join(candidates)}; there is: {', '.join(names)}; "
         f"say which with {role}=COLUMN"
     )
-
-
-def _names(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    yield from dict.fromkeys(name for row in rows for name in row)

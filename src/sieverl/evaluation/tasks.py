@@ -79,10 +79,10 @@ def _benchmark(source: str, options: TaskOptions) -> Task:
 
 def _read(name: str, source: str, options: TaskOptions, given: JsonObject, default: VerifierSpec) -> Task:
     from sieverl.data.source import read
-    from sieverl.verify import describe
+    from sieverl.verify import make_verifier
 
     spec = verifier(options, default)
-    describe(spec)
+    make_verifier(spec)
     loaded = read(source, columns=options.columns, split=options.split, limit=options.limit, options=given)
     dropped = [f"{row.where}: {row.detail}" for row in loaded.dropped]
     return Task(name, loaded.prompts, spec, options.max_tokens or MAX_TOKENS, dict(loaded.origin), dropped)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from sieverl.types import VerifierSpec
-from sieverl.verify import describe, extract, numbers
+from sieverl.verify import extract, make_verifier, numbers
 from sieverl.verify.functions import gym_answer
 from sieverl.verify.rules import RULES
 
@@ -41,7 +41,7 @@ def normalised(text: str) -> str:
     if len(text) > LONG:
         return text
     short = numbers.without_unit(numbers.tidy(text))
-    number = numbers.read(short)
+    number = numbers.parse_number(short)
     return str(number.value) if number else short.casefold()
 
 
@@ -70,7 +70,7 @@ def _expression(spec: VerifierSpec) -> AnswerReader:
 
 def _choice(spec: VerifierSpec) -> AnswerReader:
     """The letter that the verifier itself reads."""
-    check = describe(spec)
+    check = make_verifier(spec)
     letters = spec.get("letters", "ABCDE")
     return lambda response: next((x for x in letters if check.full(response, {"answer": x}).correct), None)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from sieverl.errors import DataError, SieveRLError, UsageError, nearest
+from sieverl.errors import DataError, SieveRLError, UsageError, first_line, nearest
 from sieverl.model import attention
 
 FULL_PRECISION = ("F64", "F32", "F16", "BF16")  # floating-point kinds of safetensors that can be trained
@@ -42,7 +42,7 @@ def _loading(path: str, what: str, implementation: str | None = None) -> Iterato
     except SieveRLError:
         raise
     except Exception as error:  # the files are the user's, and the libraries raise anything from TypeError to Exception
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        first = first_line(error)
         if implementation and (isinstance(error, ImportError) or implementation in str(error)):
             raise UsageError(
                 f"model.attention = {implementation!r} does not work here: {first}; use sdpa or eager"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sieverl.assets import BASE
+from sieverl.download import download
 from sieverl.errors import DataError
 from sieverl.model.load import choose_device, load_policy, load_tokenizer, start_of_adapters
 from sieverl.model.policy import Policy
@@ -24,7 +25,7 @@ def find_model(name: str) -> tuple[str, Path | None]:
     if not path.is_dir():
         if path.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
             raise DataError(f"there is no model {name}: give a directory, a run, a Hub id (org/name) or `base`")
-        return str(download(name)), None
+        return str(download(name, "model", only=FILES, ignore=("*/*", "consolidated*"))), None
     path = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if steps := manifest.steps(path):
         path = path / f"{manifest.PREFIX}{steps[-1]}"
@@ -34,22 +35,6 @@ def find_model(name: str) -> tuple[str, Path | None]:
     if (path / "manifest.json").is_file() and (fault := manifest.verify_manifest(path)):
         raise DataError(f"the checkpoint {path} is damaged: {fault}; evaluate another, or copy it anew")
     return str(path), path.parent.parent if path.parent.name == "checkpoints" else None
-
-
-def download(name: str) -> Path:
-    """The files of a model on the Hub, in the Hub library's cache; what is there is not loaded again."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    # httpx's error or httpx2's, whichever the installed Hub library is built on
-    failed_connection: type[Exception] = HfHubHTTPError.__bases__[0]
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES), ignore_patterns=["*/*", "consolidated*"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, failed_connection, ConnectionError) as error:
-        raise DataError(
-            f"no directory {name} is here, and the Hub's model of that name cannot be had "
-            f"({str(error).strip().splitlines()[0][:120]}); check the name or the connection, or give a local directory"
-        ) from error
 
 
 def load_for_use(path: str, dtype: str) -> Policy:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from sieverl.errors import DataError, UsageError
+from sieverl.errors import DataError, UsageError, first_line
 from sieverl.model import families
 from sieverl.model.files import (
     ADAPTER,
@@ -111,8 +111,9 @@ def new_adapters(model: Any, rank: int, alpha: float, targets: str) -> Any:
             warnings.simplefilter("ignore")  # of renamings that have nothing to do with this model
             return get_peft_model(model, config)
     except ValueError as error:  # no such layer, or one that takes no adapter
-        first = str(error).strip().splitlines()[0][:200]
-        raise UsageError(f"model.lora.targets = {targets!r} does not fit {type(model).__name__}: {first}") from error
+        raise UsageError(
+            f"model.lora.targets = {targets!r} does not fit {type(model).__name__}: {first_line(error)}"
+        ) from error
 
 
 def load_adapters(model: Any, path: Path) -> Any:

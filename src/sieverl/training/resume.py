@@ -68,7 +68,7 @@ def _has_steps(run_dir: Path) -> bool:
 def check_same_grades(run: Run) -> None:
     """What rewards mean must not change within a run."""
     before, now = run.state.graded, run.declared_graded
-    if run.pool.check.graded is None and None not in (before, now) and before != now:
+    if run.pool.verifier.graded is None and None not in (before, now) and before != now:
         took, says = ("as they are" if graded else "as right or wrong" for graded in (before, now))
         raise UsageError(
             f"{run.run_dir} was trained with rewards taken {took}, and verify.graded (or the function) now says "

@@ -1,14 +1,16 @@
-"""Verification: from a response and its row to a verdict (reward, correct, status), in processes that can be killed.
+"""Verification: from a response and its row to a verdict (reward, correct, status), in worker processes.
 
-`build` makes a verifier from the recipe's [verify] table, `Pool` runs it under limits of time and memory, `check_gold`
-asks whether the gold answers verify. docs/verifiers.md says what each verifier accepts.
+`build` makes a verifier from the recipe's [verify] table, `Pool` runs it under time and memory limits, `check_gold`
+finds gold answers that do not verify. docs/verifiers.md says what each verifier accepts.
 """
 
 from __future__ import annotations
 
-from sieverl.verify.check import Verifier, stop_if_all_failed
 from sieverl.verify.pool import Pool, check_gold
-from sieverl.verify.registry import VERIFIERS, build, describe, gold_response, is_graded, options
+from sieverl.verify.registry import VERIFIERS, build, gold_response, is_graded, make_verifier, options
+from sieverl.verify.verifier import Verifier, stop_if_all_failed
+
+describe = make_verifier  # its former name
 
 __all__ = [
     "VERIFIERS",
@@ -19,6 +21,7 @@ __all__ = [
     "describe",
     "gold_response",
     "is_graded",
+    "make_verifier",
     "options",
     "stop_if_all_failed",
 ]

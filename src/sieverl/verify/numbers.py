@@ -1,4 +1,4 @@
-"""Numbers read exactly: integers, decimals, fractions and powers of ten, in the notations of answers."""
+"""Parse and compare numbers exactly: integers, decimals, fractions and powers of ten, in the notations of answers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
+PERCENT = ("drop", "value", "either")  # the option `percent`
 _NOISE = re.compile(r"\\!|\\,(?=[0-9]{3}(?![0-9]))|\\?\$|\\(?:left|right)(?![a-zA-Z])|\\displaystyle(?![a-zA-Z])")
 _THIN = re.compile(r"(?<=[0-9])(?:,\\!\s*|\{,\}(?:\\!\s*)?)(?=[0-9]{3}(?![0-9]))")
-_DOUBLE = re.compile(r"\\\\\s*")  # a doubled backslash: escaped once too often, or the line end of a matrix
+_DOUBLE = re.compile(r"\\\\\s*")  # a double backslash: escaped twice, or the line end of a matrix
 _BLANK = re.compile(r"(?:\\[,;: ]|~|\s)+")
-# Only blanks that carry nothing go: not those of `3 1/2`, nor that of the list `1, 200`.
+# Only meaningless blanks are removed: not those of `3 1/2`, nor that of the list `1, 200`.
 _SPACE = re.compile(r"(?<![A-Za-z0-9,]) | (?![A-Za-z0-9])|(?<=,) (?![0-9]{3}(?![0-9]))")
 _FRAC = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _COMMAND = re.compile(r"(\\[A-Za-z]+) (?=[0-9])")
@@ -33,7 +34,10 @@ _EXACT = re.compile(
 
 
 class Exact(NamedTuple):
-    """A number as it was written: its value, whether it has a decimal point, a percent sign, grouping, an e."""
+    """The value of a number, and whether it was written with a decimal point, a percent sign, grouped digits, an `e`.
+
+    The value does not include the percent sign: that of 50% is 50.
+    """
 
     value: Fraction
     decimal: bool
@@ -43,7 +47,7 @@ class Exact(NamedTuple):
 
 
 def ungroup(text: str, by: str = "") -> str:
-    r"""A text whose numbers have no commas with a thin space or in braces, which group digits and nothing else.
+    r"""Replace by `by` the commas that can only group digits: those with a thin space, or in braces.
 
     >>> ungroup(r"11,\!111,\!100"), ungroup("(2{,}000, 1,200)"), ungroup(r"3,\!14")
     ('11111100', '(2000, 1,200)', '3,\\!14')
@@ -53,7 +57,7 @@ def ungroup(text: str, by: str = "") -> str:
 
 @lru_cache(4096)
 def tidy(text: str) -> str:
-    r"""One spelling of what looks the same on paper: no spacing commands, no `$`, no `\left`, no full stop at the end.
+    r"""Normalise LaTeX that looks the same on paper: no spacing commands, no `$`, no `\left`, no final full stop.
 
     >>> tidy(r" $\left( 3, \dfrac{\pi}{2} \right)$. ")
     '(3,\\frac{\\pi}{2})'
@@ -70,7 +74,7 @@ def tidy(text: str) -> str:
 
 
 def without_unit(text: str) -> str:
-    r"""A tidied answer less the unit at its end, and less every degree sign.
+    r"""A tidied answer without the unit at its end, and without degree signs.
 
     >>> without_unit(r"5\mathrm{cm}^2"), without_unit(r"60^\circ,120^\circ"), without_unit(r"\text{cm}")
     ('5', '60,120', '\\text{cm}')
@@ -79,13 +83,13 @@ def without_unit(text: str) -> str:
 
 
 @lru_cache(4096)
-def read(text: str) -> Exact | None:
-    r"""The number that a tidied text is, or None if it is anything else.
+def parse_number(text: str) -> Exact | None:
+    r"""Parse a tidied text that is one number; None for any other text.
 
-    >>> read("1,200.5").value, read(r"4.5\times 10^{3}").value, read(r"-\frac{1}{2}").value, read("50%").percent
-    (Fraction(2401, 2), Fraction(4500, 1), Fraction(-1, 2), True)
-    >>> read("x+1"), read("1 2")
-    (None, None)
+    >>> [parse_number(text).value for text in ("1,200.5", r"4.5\times 10^{3}", r"-\frac{1}{2}", "50%")]
+    [Fraction(2401, 2), Fraction(4500, 1), Fraction(-1, 2), Fraction(50, 1)]
+    >>> parse_number("50%").percent, parse_number("x+1"), parse_number("1 2")
+    (True, None, None)
     """
     match = _EXACT.fullmatch(text) if len(text) < 700 else None
     if match is None:
@@ -108,14 +112,14 @@ def read(text: str) -> Exact | None:
     return Exact(value, bool(part["point"]), bool(part["percent"]), bool(part["grouped"]), bool(part["e"]))
 
 
-def agree(answer: Exact, gold: Exact, precision: int = 6, tolerance: float = 0.0) -> bool:
-    """Whether two numbers are the same: exactly; or, when one has a point and neither is whole, after rounding.
+def equal_values(answer: Exact, gold: Exact, precision: int = 6, tolerance: float = 0.0) -> bool:
+    """Whether two numbers are equal: exactly, or after rounding if one is a decimal and neither is a whole number.
 
-    Rounding keeps `precision` decimals and at least four significant digits (or `precision` of them), so that 1.1e-10
-    and 1.2e-10 differ. `tolerance` is a relative error that is allowed besides.
+    Rounding keeps `precision` decimals and at least four significant digits (or `precision`, if that is less), so that
+    1.1e-10 and 1.2e-10 differ. A relative error of up to `tolerance` is allowed as well.
 
     >>> pairs = ("0.333333", "1/3"), ("0.33", "1/3"), ("7.0", "7"), ("7.0000001", "7"), ("1.1e-10", "1.2e-10")
-    >>> [agree(read(answer), read(gold)) for answer, gold in pairs]
+    >>> [equal_values(parse_number(answer), parse_number(gold)) for answer, gold in pairs]
     [True, False, True, False, False]
     """
     a, b = answer.value, gold.value
@@ -130,11 +134,8 @@ def agree(answer: Exact, gold: Exact, precision: int = 6, tolerance: float = 0.0
     return round(a, places) == round(b, places)
 
 
-def same_number(answer: Exact, gold: Exact, percent: str, precision: int, tolerance: float) -> bool:
-    """`agree`, after the percent rule: `drop` the sign, take its `value` (50% is 0.5), or accept `either`."""
-    shrink = [number._replace(value=number.value / (100 if number.percent else 1)) for number in (answer, gold)]
-    dropped = percent != "value" and agree(answer, gold, precision, tolerance)
-    return dropped or (percent != "drop" and agree(shrink[0], shrink[1], precision, tolerance))
-
-
-PERCENT = ("drop", "value", "either")
+def equal_numbers(answer: Exact, gold: Exact, percent: str, precision: int, tolerance: float) -> bool:
+    """`equal_values` under a percent rule: `drop` (50% is 50), `value` (50% is 0.5) or `either`."""
+    scaled = [number._replace(value=number.value / (100 if number.percent else 1)) for number in (answer, gold)]
+    dropped = percent != "value" and equal_values(answer, gold, precision, tolerance)
+    return dropped or (percent != "drop" and equal_values(scaled[0], scaled[1], precision, tolerance))

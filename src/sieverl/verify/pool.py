@@ -1,79 +1,77 @@
-"""Verification in worker processes that are killed and replaced when they overstep their time or memory."""
+"""Verification in worker processes that are killed and replaced when they exceed their time or memory limit."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections import Counter, deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from sieverl.errors import DataError, UsageError
+from sieverl.errors import UsageError
 from sieverl.types import Row, Status, Verdict
-from sieverl.verify.check import REFUSED
-from sieverl.verify.process import START_S, GarbledError, Worker
-from sieverl.verify.registry import describe
+from sieverl.verify.process import START_S, GarbledError, Message, Worker, fatal_error, parse_verdict
+from sieverl.verify.registry import make_verifier
+from sieverl.verify.verifier import REFUSED, Spec
 
-BATCH = 16
-REASONS = 100  # kinds of errors that are told apart
+BATCH = 16  # most responses that are sent to a worker at once
+REASONS = 100  # most error messages that are counted separately
 TIMEOUT = Verdict(0.0, False, Status.VERIFIER_TIMEOUT)
-FATAL = {"usage": UsageError, "data": DataError}
 
 
 @dataclass
 class PendingVerdicts:
-    """The verdicts that one `collect` waits for."""
+    """The verdicts that one call of `collect` waits for; `pending` of them are missing."""
 
     verdicts: dict[Hashable, Verdict] = field(default_factory=dict)
     pending: int = 0
 
 
 @dataclass(frozen=True)
-class Task:
+class Submission:
     """One response on its way to a worker."""
 
-    basket: PendingVerdicts
+    destination: PendingVerdicts
     key: Hashable
     response: str
     row: Row
 
 
 class Pool:
-    r"""Scores responses while others are still being generated; a context manager.
+    r"""Verifies responses while others are still being generated; a context manager.
 
-    `submit` returns at once; what the cheap path of the verifier decides never leaves the process, the rest goes to
-    `workers` processes, each response with `timeout_s` seconds and `memory_mb` of memory beyond the imports. What
-    oversteps gets the status `verifier_timeout` or `verifier_error` and is counted; nothing it does stops the run. A
-    verifier that cannot start at all is a UsageError.
+    `submit` returns at once. What the cheap path of the verifier decides never leaves this process; the rest goes to
+    `workers` processes. Each response has `timeout_s` seconds and `memory_mb` MiB of memory beyond the imports. One
+    that exceeds a limit gets the status `verifier_timeout` or `verifier_error` and is counted; it does not stop the
+    run. Raises UsageError for limits or a specification that cannot work and for a worker that does not start,
+    DataError for a row that cannot be used.
 
     >>> with Pool({"name": "math"}) as pool:
     ...     [verdict.reward for verdict in pool.verdicts([(r"\boxed{4}", {"answer": "4"}), ("four", {"answer": "4"})])]
     [1.0, 0.0]
     """
 
-    def __init__(
-        self, spec: Mapping[str, Any], workers: int = 2, timeout_s: float = 5.0, memory_mb: int = 1024
-    ) -> None:
+    def __init__(self, spec: Spec, workers: int = 2, timeout_s: float = 5.0, memory_mb: int = 1024) -> None:
         if workers < 1 or timeout_s <= 0 or memory_mb < 1:
             raise UsageError(
                 f"verify.workers is {workers}, timeout_s {timeout_s}, memory_mb {memory_mb}; each must be above 0."
             )
-        self.check = describe(spec)
+        self.verifier = make_verifier(spec)
         self.timeouts = self.errors = self.restarts = 0
         self.reasons: Counter[str] = Counter()
-        self._config = {"spec": spec, "timeout_s": timeout_s, "memory_mb": memory_mb}
+        self._config: Message = {"spec": spec, "timeout_s": timeout_s, "memory_mb": memory_mb}
         self._limit, self._timeout_s = workers, timeout_s
-        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
-        self._basket = PendingVerdicts()
+        self._pending = PendingVerdicts()
         self._threads: list[threading.Thread] = []
         self._workers: set[Worker] = set()
         self._idle = 0
         self._failure: BaseException | None = None
         self._closed = False
-        self._ready: dict[str, Any] | None = None  # what a worker said of the verifier
-        if not self.check.total:
+        self._loaded = False  # a worker has loaded the verifier
+        self._declared: bool | None = None  # what the verifier then said of its rewards
+        if not self.verifier.total:
             self._grow()
 
     def __enter__(self) -> Pool:
@@ -83,56 +81,56 @@ class Pool:
         self.close()
 
     def submit(self, key: Hashable, response: str, row: Row) -> None:
-        """Begin to score a response; its verdict is under `key` in what the next `collect` returns."""
-        self._submit(self._basket, key, response, row)
+        """Start to verify a response; the next `collect` returns its verdict under `key`."""
+        self._submit(self._pending, key, response, row)
 
     def collect(self) -> dict[Hashable, Verdict]:
-        """The verdicts of everything submitted since the last call; waits, but never longer than the limits allow."""
-        basket, self._basket = self._basket, PendingVerdicts()
-        return self._wait(basket)
+        """Wait for the verdicts on everything submitted since the last call, by key."""
+        submitted, self._pending = self._pending, PendingVerdicts()
+        return self._wait(submitted)
 
     def verdicts(self, pairs: Sequence[tuple[str, Row]]) -> list[Verdict]:
-        """The verdicts of (response, row) pairs, in order; what was submitted before stays for `collect`."""
-        basket = PendingVerdicts()
+        """The verdicts on (response, row) pairs, in order. What was submitted before is left for `collect`."""
+        asked = PendingVerdicts()
         for index, (response, row) in enumerate(pairs):
-            self._submit(basket, index, response, row)
-        found = self._wait(basket)
+            self._submit(asked, index, response, row)
+        found = self._wait(asked)
         return [found[index] for index in range(len(pairs))]
 
     def graded(self) -> bool | None:
-        """Whether rewards mean more than right and wrong; None if a user's function does not say so."""
-        if self.check.graded is not None:
-            return self.check.graded
+        """Whether rewards are more than correct and incorrect; None if a user's function does not say it."""
+        if self.verifier.graded is not None:
+            return self.verifier.graded
         with self._changed:
-            self._changed.wait_for(lambda: self._ready is not None or self._failure is not None)
-            if self._ready is None:
+            self._changed.wait_for(lambda: self._loaded or self._failure is not None)
+            if not self._loaded:
                 assert self._failure is not None
                 raise self._failure
-            return self._ready["graded"]
+            return self._declared
 
     def close(self) -> None:
-        """Kill the workers; what is still being scored is lost."""
+        """Kill the workers. Responses that are not verified yet get no verdict."""
         with self._changed:
             self._closed = True
             self._failure = self._failure or RuntimeError("the verification pool is closed")
             workers = list(self._workers)
             self._changed.notify_all()
         for _ in self._threads:
-            self._tasks.put(None)
+            self._queue.put(None)
         for worker in workers:
-            worker.end()
+            worker.kill()
         for thread in self._threads:
             thread.join()
 
-    def _submit(self, basket: PendingVerdicts, key: Hashable, response: str, row: Row) -> None:
-        verdict = self.check.cheap(response, row)
+    def _submit(self, destination: PendingVerdicts, key: Hashable, response: str, row: Row) -> None:
+        verdict = self.verifier.cheap(response, row)
         if verdict is not None:
-            basket.verdicts[key] = verdict
+            destination.verdicts[key] = verdict
             return
         with self._changed:
-            basket.pending += 1
-            self._tasks.put(Task(basket, key, response, row))
-            if self._tasks.qsize() > self._idle:
+            destination.pending += 1
+            self._queue.put(Submission(destination, key, response, row))
+            if self._queue.qsize() > self._idle:
                 self._grow()
 
     def _grow(self) -> None:
@@ -140,28 +138,28 @@ class Pool:
             self._threads.append(threading.Thread(target=self._serve, name="sieverl-verify", daemon=True))
             self._threads[-1].start()
 
-    def _wait(self, basket: PendingVerdicts) -> dict[Hashable, Verdict]:
+    def _wait(self, asked: PendingVerdicts) -> dict[Hashable, Verdict]:
         with self._changed:
-            self._changed.wait_for(lambda: basket.pending == 0 or self._failure is not None)
-            if basket.pending:
+            self._changed.wait_for(lambda: asked.pending == 0 or self._failure is not None)
+            if asked.pending:
                 assert self._failure is not None
                 raise self._failure
-        return basket.verdicts
+        return asked.verdicts
 
-    def _finish(self, task: Task, verdict: Verdict) -> None:
+    def _finish(self, submission: Submission, verdict: Verdict) -> None:
         with self._changed:
-            task.basket.verdicts[task.key] = verdict
-            task.basket.pending -= 1
-            if task.basket.pending == 0:
+            submission.destination.verdicts[submission.key] = verdict
+            submission.destination.pending -= 1
+            if submission.destination.pending == 0:
                 self._changed.notify_all()
 
     def _serve(self) -> None:
-        """One thread: starts a worker, feeds it and replaces it, until the pool closes."""
+        """What one thread does: run a worker and replace it when it is killed, until the pool closes."""
         worker: Worker | None = None
         try:
             worker = self._start()
             while batch := self._take():
-                worker = self._score(worker, batch)
+                worker = self._verify(worker, batch)
         except BaseException as error:
             with self._changed:
                 self._failure = self._failure or error
@@ -176,7 +174,7 @@ class Pool:
             self._workers.add(worker)
             closed = self._closed
         if closed:
-            worker.end()
+            worker.kill()
         try:
             worker.send(self._config, START_S)
             ready = worker.receive(START_S)
@@ -187,48 +185,49 @@ class Pool:
             self._discard(worker)
             raise UsageError(
                 f"The verifier's worker process does not start (exit code {worker.process.returncode}); "
-                "its own message stands above."
+                "its own message is printed above."
             ) from error
         if "fatal" in ready:
             self._discard(worker)
-            raise FATAL[ready["fatal"]](ready["message"])
+            raise fatal_error(ready)
+        graded = ready.get("graded")
         with self._changed:
-            self._ready = ready
+            self._loaded, self._declared = True, graded if isinstance(graded, bool) else None
             self._changed.notify_all()
         return worker
 
     def _discard(self, worker: Worker) -> None:
         with self._changed:
             self._workers.discard(worker)
-        worker.kill()
+        worker.close()
 
-    def _take(self) -> list[Task]:
-        """The next batch: a quarter of one worker's share, so that all end together; empty when the pool closes."""
+    def _take(self) -> list[Submission]:
+        """The next batch: a quarter of a worker's share, so that all end together. Empty when the pool closes."""
         with self._changed:
             self._idle += 1
-        batch = [self._tasks.get()]
+        batch = [self._queue.get()]
         with self._changed:
             self._idle -= 1
-        share = min(BATCH, self._tasks.qsize() // (4 * self._limit))
+        share = min(BATCH, self._queue.qsize() // (4 * self._limit))
         while len(batch) <= share and None not in batch:
             try:
-                batch.append(self._tasks.get_nowait())
+                batch.append(self._queue.get_nowait())
             except queue.Empty:
                 break
-        return [] if None in batch else [task for task in batch if task is not None]
+        return [] if None in batch else [submission for submission in batch if submission is not None]
 
-    def _score(self, worker: Worker, batch: Sequence[Task]) -> Worker:
-        """Score a batch, one response at a time under its own deadline; returns the worker to go on with."""
+    def _verify(self, worker: Worker, batch: Sequence[Submission]) -> Worker:
+        """Verify a batch, each response under its own deadline. Returns the worker, or the one that replaced it."""
         left = deque(batch)
         while left:
             try:
-                if not worker.quiet():  # it died while it had nothing to do, or something writes: not this one's fault
+                if not worker.is_idle():  # it died or wrote something before this response: not the response's fault
                     worker = self._replace(worker)
-                worker.ask([(task.response, task.row) for task in left], self._timeout_s)
+                worker.ask([(submission.response, submission.row) for submission in left], self._timeout_s)
                 while left:
                     reply = worker.reply(self._timeout_s)
                     if "fatal" in reply:
-                        raise FATAL[reply["fatal"]](reply["message"])
+                        raise fatal_error(reply)
                     verdict = self._verdict(reply)
                     self._finish(left.popleft(), verdict)
                     if "last" in reply:
@@ -256,29 +255,27 @@ class Pool:
             self.restarts += 1
         return self._start()
 
-    def _verdict(self, reply: Mapping[str, Any]) -> Verdict:
+    def _verdict(self, reply: Message) -> Verdict:
+        """The verdict that a worker replied; what went wrong instead is counted. Raises GarbledError."""
         if "error" not in reply:
-            try:
-                reward, correct, status, parts = reply["verdict"]
-                return Verdict(float(reward), bool(correct), Status(status), dict(parts))
-            except (KeyError, TypeError, ValueError) as error:
-                raise GarbledError(f"{str(reply)[:60]}, which is no verdict") from error
+            return parse_verdict(reply)
+        reason = str(reply["error"])
         with self._changed:
             self.errors += 1
-            known = len(self.reasons) < REASONS or reply["error"] in self.reasons
-            self.reasons[reply["error"] if known else "other errors"] += 1
+            known = len(self.reasons) < REASONS or reason in self.reasons
+            self.reasons[reason if known else "other errors"] += 1
         return REFUSED
 
 
-def check_gold(pool: Pool, spec: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[Row, Verdict]]:
-    """The rows whose own gold answer the verifier does not find right, with its verdict.
+def check_gold(pool: Pool, spec: Spec, rows: Sequence[Row]) -> list[tuple[Row, Verdict]]:
+    """The rows whose own gold answer is not correct to the verifier, with its verdict.
 
     >>> from sieverl.verify import Pool
     >>> with Pool({"name": "number"}) as pool:
     ...     [row for row, verdict in check_gold(pool, {"name": "number"}, [{"answer": "4"}, {"answer": "four"}])]
     [{'answer': 'four'}]
     """
-    gold = describe(spec).gold
-    tried = [(response, row) for row in rows if (response := gold(row)) is not None]
-    verdicts = pool.verdicts(tried)
-    return [(row, verdict) for (_, row), verdict in zip(tried, verdicts, strict=True) if not verdict.correct]
+    gold = make_verifier(spec).gold
+    pairs = [(response, row) for row in rows if (response := gold(row)) is not None]
+    verdicts = pool.verdicts(pairs)
+    return [(row, verdict) for (_, row), verdict in zip(pairs, verdicts, strict=True) if not verdict.correct]

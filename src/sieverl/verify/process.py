@@ -1,4 +1,4 @@
-"""One worker process as its parent sees it: what is said to it, what it answers, and its end with all it started."""
+"""A worker process as its parent sees it: start it, exchange messages with it, kill it and all that it started."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 import sieverl
-from sieverl.types import Row
+from sieverl.errors import DataError, SieveRLError, UsageError
+from sieverl.types import Row, Status, Verdict
 
-START_S = 120.0  # a cold disk under load; after that the worker counts as not starting
-MARK = "SIEVERL_WORKER"  # in the environment of a worker and so of all that it starts
-LONGEST = 2**20  # bytes of a reply; ours are far shorter
-ROUNDS = 100  # of looking for processes to end, 10 ms apart
+Message = dict[str, object]  # one JSON object on one line; its keys are checked where they are used
+START_S = 120.0  # seconds for a worker to start, which a cold disk under load can take
+MARK = "SIEVERL_WORKER"  # an environment variable of a worker, inherited by the processes that it starts
+LONGEST = 2**20  # most bytes of a reply; those of our worker are far shorter
+ROUNDS = 100  # most times to look for processes to kill, 10 ms apart
 
 
 class GarbledError(Exception):
-    """A line that is no answer to what was asked: something else writes to the worker's channel."""
+    """A line that is no reply to the request: something other than the worker writes to its channel."""
 
 
 class Worker:
     """One worker process and the socket to it.
 
-    Every request carries an id, a number behind a random text that no other worker has, and its reply carries the same.
+    Every request has an id, the worker's random mark and a number, and its reply has the same id.
     """
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         self.mark = secrets.token_hex(8)
-        # The package must be found however this process found it; -P keeps a user's file names from hiding modules.
+        # The worker must find this package, however this process did; -P keeps user files from shadowing modules.
         path = [str(Path(sieverl.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         env = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, path)),
@@ -59,13 +60,13 @@ class Worker:
         self._asked = 0
         self._open: deque[str] = deque()
 
-    def send(self, message: Any, timeout_s: float) -> None:
-        """Send one line; raises OSError (TimeoutError) if it is not taken in time."""
+    def send(self, message: object, timeout_s: float) -> None:
+        """Send one line. Raises TimeoutError if it is not received in time, another OSError if that fails."""
         self._socket.settimeout(timeout_s)
-        self._socket.sendall(json.dumps(message, default=plain, skipkeys=True).encode() + b"\n")
+        self._socket.sendall(json.dumps(message, default=to_json, skipkeys=True).encode() + b"\n")
 
-    def receive(self, timeout_s: float) -> dict[str, Any]:
-        """The next line; raises TimeoutError after `timeout_s`, EOFError if it is dead, GarbledError for noise."""
+    def receive(self, timeout_s: float) -> Message:
+        """The next message. Raises TimeoutError, EOFError (the worker is dead) or GarbledError (not a JSON object)."""
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
@@ -88,20 +89,20 @@ class Worker:
         return message
 
     def ask(self, pairs: Sequence[tuple[str, Row]], timeout_s: float) -> None:
-        """Send responses with their rows; each is to be answered, in order, under the id that it gets here."""
+        """Send responses with their rows; the worker replies to each, in order."""
         self._open = deque(f"{self.mark}-{self._asked + i}" for i in range(len(pairs)))
         self._asked += len(pairs)
         self.send([[id, *pair] for id, pair in zip(self._open, pairs, strict=True)], timeout_s)
 
-    def reply(self, timeout_s: float) -> dict[str, Any]:
-        """The answer to the oldest open question; raises GarbledError for an answer to anything else."""
+    def reply(self, timeout_s: float) -> Message:
+        """The reply to the oldest open request. Raises what `receive` raises, and GarbledError for any other reply."""
         message, id = self.receive(timeout_s), self._open.popleft()
         if message.get("id") != id:
-            raise GarbledError(f"an answer to {str(message.get('id'))[:40]!r}, which was not the question")
+            raise GarbledError(f"a reply to {str(message.get('id'))[:40]!r}, which was not the request")
         return message
 
-    def quiet(self) -> bool:
-        """Whether it lives and says nothing unasked."""
+    def is_idle(self) -> bool:
+        """Whether it runs, and has sent nothing that was not requested."""
         if self._buffer or self.process.poll() is not None:
             return False
         self._socket.settimeout(0)
@@ -114,30 +115,45 @@ class Worker:
         return False
 
     def exit_code(self) -> int | None:
-        """Its exit code once it is dead, minus the signal that killed it; None if it lives on."""
+        """Its exit code, or minus the signal that killed it; None if it still runs after a second."""
         try:
             return self.process.wait(1.0)
         except subprocess.TimeoutExpired:
             return None
 
-    def end(self) -> None:
-        """End it and all that it started, whatever they are doing."""
+    def kill(self) -> None:
+        """Kill it and all that it started."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGSTOP)  # it starts nothing more
-        end_started(self.process.pid, self.mark)
+            self.process.send_signal(signal.SIGSTOP)  # so that it starts nothing more
+        kill_descendants(self.process.pid, self.mark)
         self.process.kill()
 
-    def kill(self) -> None:
-        """End it and forget it."""
-        self.end()
+    def close(self) -> None:
+        """Kill it, wait for its end and close the socket."""
+        self.kill()
         self.process.wait()
         self._socket.close()
 
 
-def end_started(worker: int, mark: str) -> None:
-    """Kill all that a worker started, but not the worker, and return when it is gone."""
-    for _ in range(ROUNDS):  # what is being killed may have started another
-        found = started(worker, mark)
+def parse_verdict(reply: Message) -> Verdict:
+    """The verdict in a worker's reply. Raises GarbledError if there is none."""
+    try:
+        found = reply["verdict"]
+        reward, correct, status, parts = found if isinstance(found, list) else []
+        return Verdict(float(reward), bool(correct), Status(status), dict(parts))
+    except (KeyError, TypeError, ValueError) as error:
+        raise GarbledError(f"{str(reply)[:60]}, which is no verdict") from error
+
+
+def fatal_error(reply: Message) -> SieveRLError:
+    """The error with which a worker asks to stop the run."""
+    return (DataError if reply["fatal"] == "data" else UsageError)(str(reply["message"]))
+
+
+def kill_descendants(worker: int, mark: str) -> None:
+    """Kill all that the worker with this process id started, but not the worker, and return when it is gone."""
+    for _ in range(ROUNDS):  # a process may start another one before it is killed
+        found = descendants(worker, mark)
         if not found:
             return
         for process in found:
@@ -146,11 +162,11 @@ def end_started(worker: int, mark: str) -> None:
         time.sleep(0.01)
 
 
-def started(worker: int, mark: str) -> set[psutil.Process]:
-    """What descends from a worker, stands in its session or carries its mark.
+def descendants(worker: int, mark: str) -> set[psutil.Process]:
+    """The running processes that descend from a worker, belong to its session or have its mark.
 
-    No single one is enough: the first loses a process whose parent has gone, the second one with a session of its own,
-    the third one that was started with `env={}`.
+    No single criterion is enough: the first misses a process whose parent has ended, the second one that opened a
+    session of its own, the third one that was started with `env={}`.
     """
     found: set[psutil.Process] = set()
     with contextlib.suppress(psutil.Error):
@@ -159,17 +175,17 @@ def started(worker: int, mark: str) -> set[psutil.Process]:
         with contextlib.suppress(psutil.Error, OSError):
             if os.getsid(process.pid) == worker or process.environ().get(MARK) == mark:
                 found |= {process, *process.children(recursive=True)}
-    return {process for process in found if process.pid != worker and alive(process)}
+    return {process for process in found if process.pid != worker and is_running(process)}
 
 
-def alive(process: psutil.Process) -> bool:
-    """Whether a process runs; one that nobody has waited for does not."""
+def is_running(process: psutil.Process) -> bool:
+    """Whether a process runs; a zombie does not."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 
 
-def plain(value: Any) -> Any:
-    """What JSON does not know: arrays and their scalars as lists and numbers, the rest as text."""
+def to_json(value: object) -> object:
+    """A value that JSON lacks as one that it has: NumPy arrays and scalars as lists and numbers, the rest as text."""
     return value.tolist() if hasattr(value, "tolist") else str(value)

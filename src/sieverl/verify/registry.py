@@ -1,75 +1,85 @@
-"""Verifiers by name: what a recipe's [verify] table says becomes a check."""
+"""Verifiers by name: make one from its specification, the recipe's [verify] table."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Any
 
 from sieverl.errors import UsageError, nearest
 from sieverl.types import Row, Verdict
-from sieverl.verify.check import NOT_APPLICABLE, Verifier
 from sieverl.verify.exact import choice, number, regex, string
 from sieverl.verify.functions import function, reasoning_gym
 from sieverl.verify.math import math
 from sieverl.verify.rules import MathRules
+from sieverl.verify.verifier import NOT_APPLICABLE, Spec, Verifier
 
 
-def weighted(parts: Sequence[Mapping[str, Any]] = (), correct_from: float = 1.0) -> Verifier:
-    """The weighted sum of several verifiers' rewards; `correct` and `status` are those of the first that applies.
+def weighted_sum(parts: Sequence[Spec] = (), correct_from: float = 1.0) -> Verifier:
+    """The weighted sum of several verifiers' rewards; `correct` and `status` come from the first part that applies.
 
-    Each part is a specification with a `weight` besides (1 if left out); so the main verifier stands first, and a small
-    reward for the form behind it. A function that returns None does not apply and adds nothing. `correct_from` is that
-    of the parts which have none of their own. Graded.
+    Each part is a specification with an optional `weight` (default 1); the main verifier comes first, small rewards for
+    the format after it. A part whose function returns None does not apply and adds nothing. `correct_from` is passed to
+    the parts that take it and do not set it. Graded.
 
     >>> parts = [{"name": "number"}, {"name": "string", "weight": 0.5}]
-    >>> weighted(parts)("it is 4", {"answer": "4"})
+    >>> weighted_sum(parts)("it is 4", {"answer": "4"})
     Verdict(reward=1.0, correct=True, status=<Status.CORRECT: 'correct'>)
     """
     if not parts:
         raise UsageError(
             'verify.parts is empty; give a sum its parts, such as [{name = "math"}, {name = "regex", ...}].'
         )
-    weights = [part.get("weight", 1.0) for part in parts]
-    for weight in weights:
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise UsageError(f"verify.parts has the weight {weight!r}; a weight is a number.")
+    names, weights = part_names(parts), [part_weight(part) for part in parts]
     shared = {} if correct_from == 1.0 else {"correct_from": correct_from}
-    checks = [
-        describe((shared if takes(part, "correct_from") else {}) | {k: v for k, v in part.items() if k != "weight"})
+    verifiers = [
+        make_verifier(
+            (shared if has_option(part, "correct_from") else {}) | {k: v for k, v in part.items() if k != "weight"}
+        )
         for part in parts
     ]
-    names = part_names(parts)
 
-    def add(verdicts: Sequence[Verdict]) -> Verdict:
-        applied = [(weight, v) for weight, v in zip(weights, verdicts, strict=True) if v is not NOT_APPLICABLE]
-        if not applied:
-            return NOT_APPLICABLE
-        told: dict[str, float | None] = {}
-        for name, verdict in zip(names, verdicts, strict=True):
-            told[name] = None if verdict is NOT_APPLICABLE else verdict.reward
-            told |= {f"{name}/{inner}": reward for inner, reward in verdict.parts.items()}
-        main = applied[0][1]
-        return Verdict(float(sum(weight * v.reward for weight, v in applied)), main.correct, main.status, told)
+    def full(response: str, row: Row) -> Verdict:
+        return add_verdicts(names, weights, [verifier.full(response, row) for verifier in verifiers])
 
     def cheap(response: str, row: Row) -> Verdict | None:
-        verdicts = [check.cheap(response, row) for check in checks]
-        told = [verdict for verdict in verdicts if verdict is not None]
-        return add(told) if len(told) == len(checks) else None
+        verdicts = [verifier.cheap(response, row) for verifier in verifiers]
+        decided = [verdict for verdict in verdicts if verdict is not None]
+        return add_verdicts(names, weights, decided) if len(decided) == len(verifiers) else None
 
     return Verifier(
-        full=lambda response, row: add([check.full(response, row) for check in checks]),
+        full=full,
         cheap=cheap,
-        total=all(check.total for check in checks),
-        prepare=lambda: [check.prepare() for check in checks],
+        total=all(verifier.total for verifier in verifiers),
+        prepare=lambda: [verifier.prepare() for verifier in verifiers],
         graded=True,
-        gold=checks[0].gold,
+        gold=verifiers[0].gold,
     )
 
 
-def part_names(parts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the parts of a sum are called in the metrics: a function by its own name, no two alike.
+def add_verdicts(names: Sequence[str], weights: Sequence[float], verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict of a weighted sum, with the reward of each part by name."""
+    applied = [(weight, v) for weight, v in zip(weights, verdicts, strict=True) if v is not NOT_APPLICABLE]
+    if not applied:
+        return NOT_APPLICABLE
+    parts: dict[str, float | None] = {}
+    for name, verdict in zip(names, verdicts, strict=True):
+        parts[name] = None if verdict is NOT_APPLICABLE else verdict.reward
+        parts |= {f"{name}/{inner}": reward for inner, reward in verdict.parts.items()}
+    main = applied[0][1]
+    return Verdict(float(sum(weight * v.reward for weight, v in applied)), main.correct, main.status, parts)
+
+
+def part_weight(part: Spec) -> float:
+    """The weight of a part of a sum. Raises UsageError if it is no number."""
+    weight = part.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise UsageError(f"verify.parts has the weight {weight!r}; a weight is a number.")
+    return weight
+
+
+def part_names(parts: Sequence[Spec]) -> list[str]:
+    """Unique names of the parts of a sum in the metrics; a function has its own name, without its file.
 
     >>> part_names([{"name": "math"}, {"name": "mine.py:brief"}, {"name": "math", "rules": "lenient"}])
     ['math', 'brief', 'math_2']
@@ -83,10 +93,10 @@ def part_names(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     return names
 
 
-def takes(spec: Mapping[str, Any], option: str) -> bool:
-    """Whether a verifier has an option."""
-    name = spec.get("name")
-    return option == "correct_from" if ":" in str(name) else name in VERIFIERS and option in options(str(name))
+def has_option(spec: Spec, option: str) -> bool:
+    """Whether the verifier of a specification has an option; False for an unknown verifier."""
+    name = str(spec.get("name"))
+    return option == "correct_from" if ":" in name else name in VERIFIERS and option in options(name)
 
 
 VERIFIERS: dict[str, Callable[..., Verifier]] = {
@@ -96,26 +106,28 @@ VERIFIERS: dict[str, Callable[..., Verifier]] = {
     "string": string,
     "regex": regex,
     "reasoning_gym": reasoning_gym,
-    "sum": weighted,
+    "sum": weighted_sum,
 }
 
 
-def options(name: str) -> dict[str, Any]:
+def options(name: str) -> dict[str, object]:
     """The options of a named verifier and their defaults.
 
     >>> options("reasoning_gym")
     {'task': None, 'after': None, 'correct_from': 1.0}
     """
-    known = {key: parameter.default for key, parameter in inspect.signature(VERIFIERS[name]).parameters.items()}
-    if known.pop("options", None):
-        known |= {rule.name: rule.default for rule in fields(MathRules)}
-    return known
+    found = {key: parameter.default for key, parameter in inspect.signature(VERIFIERS[name]).parameters.items()}
+    if found.pop("options", None):
+        found |= {rule.name: rule.default for rule in fields(MathRules)}
+    return found
 
 
-def describe(spec: Mapping[str, Any]) -> Verifier:
-    """The check that a specification means, validated but not prepared: nothing slow or foreign is imported.
+def make_verifier(spec: Spec) -> Verifier:
+    """The verifier of a specification, checked but not prepared: nothing slow is imported, no user's file is loaded.
 
-    >>> describe({"name": "math", "boxs": "last"})  # doctest: +ELLIPSIS
+    Raises UsageError for an unknown name or option, or an option of the wrong type.
+
+    >>> make_verifier({"name": "math", "boxs": "last"})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     sieverl.errors.UsageError: verify.boxs is no option of math; it has rules, boxes, ... Did you mean boxes?
     """
@@ -124,55 +136,58 @@ def describe(spec: Mapping[str, Any]) -> Verifier:
     if isinstance(name, str) and ":" in name:
         if other := given.keys() - {"correct_from"}:
             raise UsageError(f"verify.{min(other)} is no option of a function ({name}); it has correct_from.")
-        check_type("correct_from", given.get("correct_from", 1.0), 1.0)
-        return function(name, **given)
-    if name not in VERIFIERS:
+        correct_from = given.get("correct_from", 1.0)
+        check_option_type("correct_from", correct_from, 1.0)
+        assert isinstance(correct_from, int | float)
+        return function(name, correct_from)
+    if not isinstance(name, str) or name not in VERIFIERS:
         raise UsageError(
             f"Unknown verifier {name!r}; known are {', '.join(VERIFIERS)}, "
             f"or a function as FILE.py:NAME or MODULE:NAME.{nearest(str(name), VERIFIERS)}"
         )
-    known = options(name)
+    defaults = options(name)
     for key, value in given.items():
-        if key not in known:
-            raise UsageError(f"verify.{key} is no option of {name}; it has {', '.join(known)}.{nearest(key, known)}")
-        check_type(key, value, known[key])
+        if key not in defaults:
+            has = ", ".join(defaults)
+            raise UsageError(f"verify.{key} is no option of {name}; it has {has}.{nearest(key, defaults)}")
+        check_option_type(key, value, defaults[key])
     return VERIFIERS[name](**given)
 
 
-def check_type(option: str, value: Any, default: Any) -> None:
-    """A UsageError if an option is not of its default's kind (an option without a default is text)."""
-    kinds = {bool: bool, int: int, float: int | float, tuple: list | tuple, str: str, type(None): str | None}
-    wanted = kinds[type(default)]
+def check_option_type(option: str, value: object, default: object) -> None:
+    """Raise UsageError if an option has not the type of its default; an option whose default is None is a string."""
+    allowed = {bool: bool, int: int, float: int | float, tuple: list | tuple, str: str, type(None): str | None}
+    wanted = allowed[type(default)]
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise UsageError(f"verify.{option} is {value!r}; it must be of the kind of {default!r}.")
 
 
-def build(spec: Mapping[str, Any]) -> Verifier:
-    r"""A verifier, ready to be called in this process as `(response, row) -> Verdict`, without limits.
+def build(spec: Spec) -> Verifier:
+    r"""A verifier that is ready to be called as `(response, row) -> Verdict` in this process, without time limits.
 
-    `spec` is the recipe's [verify] table: the `name` and its options. Raises UsageError for one that cannot work.
+    `spec` is the recipe's [verify] table: the `name` and its options. Raises UsageError if it cannot work.
 
     >>> build({"name": "math", "boxes": "first"})(r"\boxed{2} or \boxed{3}", {"answer": "2"}).correct
     True
     """
-    check = describe(spec)
-    check.prepare()
-    return check
+    verifier = make_verifier(spec)
+    verifier.prepare()
+    return verifier
 
 
-def is_graded(spec: Mapping[str, Any]) -> bool | None:
-    """Whether rewards mean more than right (1) and wrong (0); None for a user's function, which is not known.
+def is_graded(spec: Spec) -> bool | None:
+    """Whether rewards are more than correct (1) and incorrect (0); None for a user's function, which is not loaded.
 
     >>> is_graded({"name": "math"}), is_graded({"name": "reasoning_gym"}), is_graded({"name": "mine.py:reward"})
     (False, True, None)
     """
-    return describe(spec).graded
+    return make_verifier(spec).graded
 
 
-def gold_response(spec: Mapping[str, Any], row: Row) -> str | None:
-    r"""A response that the verifier must find right, or None if it has no notion of one.
+def gold_response(spec: Spec, row: Row) -> str | None:
+    r"""A response that the verifier must find correct, made from the row's gold; None if it cannot make one.
 
     >>> gold_response({"name": "math"}, {"answer": "4"}), gold_response({"name": "regex", "pattern": "x"}, {})
     ('\\boxed{4}', None)
     """
-    return describe(spec).gold(row)
+    return make_verifier(spec).gold(row)

@@ -1,4 +1,4 @@
-"""What counts as a mathematical answer, and as the same answer."""
+"""The options of the verifier `math`: what counts as an answer, and which answers are equal."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MathRules:
-    """What counts as an answer, and as the same answer. The defaults are the strict ones (a table: docs/verifiers.md).
+    """What counts as an answer, and which answers are equal. The defaults are the set `strict`.
 
-    `boxes` says which box counts and `unboxed` whether a response without one is read; with `after` the answer stands
-    behind the last such marker. `percent` drops the sign, takes its value (50% is 0.5) or accepts either; `units`,
-    `commas` and `e_notation` say that these are understood. Decimals agree to `precision` places, or within `tolerance`
-    (relative). Of several gold answers `any` or `all` must be given. `variables` must have the same names;
-    `set_relations` lets 1 < x < 2 stand for an interval. `targets` is what Math-Verify looks for outside a box. An
-    answer over `max_chars` (and over twice the gold's length) is not read.
+    `boxes` is the box that counts, one of the keys of `extract.BOXES` or "math_verify"; `unboxed` also accepts a
+    response without a box; with `after`, the answer follows the last such marker. `percent` is "drop" (50% is 50),
+    "value" (0.5) or "either". `units`, `commas` and `e_notation` are understood if set. Decimals must agree to
+    `precision` decimals, or to the relative error `tolerance`. Of several gold `answers`, "any" or "all" must be given.
+    `variables` must have the same names if set. `set_relations` accepts 1 < x < 2 for the interval (1, 2). `targets`
+    is what Math-Verify looks for outside a box. An answer longer than `max_chars` and twice the gold is refused.
+    docs/verifiers.md shows examples.
     """
 
     boxes: str = "last"

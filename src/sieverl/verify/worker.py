@@ -1,8 +1,8 @@
-"""The worker process of the verification pool, driven over the socket that it has as its standard input.
+"""The worker process of the verification pool. Its standard input is a socket to the parent.
 
-Both ways one JSON value a line. First comes the specification and its limits, answered by {"ready": true}; then lists
-of [id, response, row], answered by one line a response that repeats its id. The process ends with the socket, and so
-with its parent.
+Each message is one JSON value on one line. The first request is the specification with its limits, the reply
+{"ready": true, ...}; every other request is a list of [id, response, row], with one reply for each response that
+repeats its id. The process ends when the socket closes, and so with its parent.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from sieverl.errors import DataError, SieveRLError
+from sieverl.types import Row
 from sieverl.verify import build
-from sieverl.verify.check import Verifier
-from sieverl.verify.process import MARK, end_started
+from sieverl.verify.process import MARK, Message, kill_descendants
+from sieverl.verify.verifier import Verifier
 
 OWN = os.getpid()
 PACKAGE = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Serve until the socket closes, then end whatever the verifier has left running."""
+    """Serve until the socket closes, then kill whatever the verifier has left running."""
     channel, lines = connect()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the parent has gone
         serve(channel, lines)
     if os.getpid() == OWN:
-        end_started(OWN, os.environ[MARK])
-    os._exit(0)  # at once: threads and exit handlers of the user's must not keep it
+        kill_descendants(OWN, os.environ[MARK])
+    os._exit(0)  # at once, without waiting for threads and exit handlers of the user's code
 
 
 def connect() -> tuple[socket.socket, TextIO]:
-    """The channel to the parent and its lines, out of reach of a function that prints and reads."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    """The socket to the parent and its lines, moved away from standard input and output, which user code may use."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     channel = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
@@ -48,53 +49,56 @@ def connect() -> tuple[socket.socket, TextIO]:
 
 
 def serve(channel: socket.socket, lines: TextIO) -> None:
-    """Answer what comes; returns when nothing more will."""
+    """Reply to requests until the socket closes, or this process can no longer be trusted."""
     first = lines.readline()
-    if not first:
+    if not first.endswith("\n"):  # the parent died before it had sent the whole line
         return
     config = json.loads(first)
     try:
-        check = build(config["spec"])
+        verifier = build(config["spec"])
     except SieveRLError as error:
-        say(channel, fatal(error))
+        send(channel, fatal_message(error))
         return
     limit_memory(config["memory_mb"])
-    say(channel, {"ready": True, "graded": check.graded if check.graded is not None else check.declares()})
+    graded = verifier.graded if verifier.graded is not None else verifier.declares()
+    send(channel, {"ready": True, "graded": graded})
     for line in lines:
+        if not line.endswith("\n"):
+            return
         for id, response, row in json.loads(line):
-            # Should the parent be gone while this hangs, the kernel ends it all the same.
+            # If this hangs and the parent is gone, the kernel ends it.
             signal.alarm(math.ceil(config["timeout_s"]) + 5)
-            reply = answer(check, response, row)
+            reply = verdict_message(verifier, response, row)
             signal.alarm(0)
-            say(channel, {"id": id, **reply})
+            send(channel, {"id": id, **reply})
             if reply.get("last"):
                 return
 
 
-def say(channel: socket.socket, message: dict[str, Any]) -> None:
-    """Send one line; a copy of this process that a verifier has forked says nothing and ends."""
+def send(channel: socket.socket, message: Message) -> None:
+    """Send one message. In a process that the verifier has forked: end instead, since the parent expects no copy."""
     if os.getpid() != OWN:
         os._exit(0)
     channel.sendall(json.dumps(message).encode() + b"\n")
 
 
-def answer(check: Verifier, response: str, row: dict[str, Any]) -> dict[str, Any]:
-    """The verdict of one response, or what went wrong; after running out of memory the process is not to be trusted."""
+def verdict_message(verifier: Verifier, response: str, row: Row) -> Message:
+    """The verdict on one response, or what went wrong; `last` after memory ran out, when the state may be broken."""
     try:
-        verdict = check(response, row)
+        verdict = verifier(response, row)
         return {"verdict": [verdict.reward, verdict.correct, verdict.status, dict(verdict.parts)]}
     except SieveRLError as error:
-        return fatal(error)
+        return fatal_message(error)
     except MemoryError:
         return {"error": "out of memory", "last": True}
-    except Exception as error:  # whatever a user's function raises is data about that response
-        return {"error": f"{type(error).__name__}: {error}"[:300] + place(error)}
+    except Exception as error:  # a user's function can raise anything; it costs this response only
+        return {"error": f"{type(error).__name__}: {error}"[:300] + raised_at(error)}
 
 
-def place(error: Exception) -> str:
-    """Where the user's file raised it, such as ` (reward.py:3)`; empty where no foreign code took part.
+def raised_at(error: Exception) -> str:
+    """Where the user's file raised an error, such as ` (reward.py:3)`; empty if no code outside this package ran.
 
-    The user's file is the first outside this package, the line the last in that file.
+    The user's file is the first in the traceback outside this package, the line is the last one in that file.
     """
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     foreign = [(file, line) for file, line in frames if PACKAGE not in file.parents]
@@ -104,20 +108,20 @@ def place(error: Exception) -> str:
     return f" ({file.name}:{[line for other, line in foreign if other == file][-1]})"
 
 
-def fatal(error: SieveRLError) -> dict[str, Any]:
-    """The message that stops the run: the specification or the data cannot work."""
+def fatal_message(error: SieveRLError) -> Message:
+    """The message that stops the run, since the specification or the data cannot work."""
     return {"fatal": "data" if isinstance(error, DataError) else "usage", "message": str(error)}
 
 
 def limit_memory(memory_mb: int) -> None:
-    """Allow `memory_mb` beyond what the imports took; where the system cannot limit it, only the time is limited."""
+    """Allow `memory_mb` MiB beyond what the imports took. A system that cannot limit memory gets a warning instead."""
     try:
         with open("/proc/self/statm") as pages:
             used = int(pages.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         limit = used + memory_mb * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     except OSError:
-        print("sieverl: no memory limit for the verifier on this system", file=sys.stderr)
+        print("sieverl: this system cannot limit the verifier's memory", file=sys.stderr)
 
 
 if __name__ == "__main__":

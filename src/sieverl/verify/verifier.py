@@ -1,4 +1,4 @@
-"""What a verifier is made of: how to score a response, a cheap way where one decides, what a right response is."""
+"""The verifier protocol: a function from (response, row) to a verdict, and what the worker pool needs to know of it."""
 
 from __future__ import annotations
 
@@ -10,37 +10,39 @@ from typing import Any
 from sieverl.errors import Alarm, DataError, UsageError, nearest
 from sieverl.types import Row, Status, Verdict
 
+Spec = Mapping[str, object]  # the `name` of a verifier and its options: a recipe's [verify] table
 NO_ANSWER = Verdict(0.0, False, Status.NO_ANSWER)
-NOT_APPLICABLE = Verdict(0.0, False, Status.NO_ANSWER)  # this one object: the function returned None
+NOT_APPLICABLE = Verdict(0.0, False, Status.NO_ANSWER)  # compared by identity: the user's function returned None
 REFUSED = Verdict(0.0, False, Status.VERIFIER_ERROR)
 
 
 class TooBig(Exception):
-    """An answer that would take too long to read or to evaluate, and is refused."""
+    """An answer that is refused because parsing or evaluating it would take too long."""
 
 
-def binary(right: bool) -> Verdict:
-    """Reward 1 or 0.
+def binary(correct: bool) -> Verdict:
+    """The verdict with reward 1 (correct) or 0 (incorrect).
 
     >>> binary(True).reward, binary(False).status.value
     (1.0, 'incorrect')
     """
-    return Verdict.of(float(right))
+    return Verdict.of(float(correct))
 
 
 def undecided(response: str, row: Row) -> Verdict | None:
-    """The cheap path of a verifier that has none."""
+    """The cheap path of a verifier that has none: always None."""
     return None
 
 
 @dataclass(frozen=True)
 class Verifier:
-    """A verifier that is any callable `(response, row) -> Verdict`, and what the pool may know about it.
+    """A callable `(response, row) -> Verdict`, and what the worker pool needs to know of it.
 
-    `cheap` decides in the caller's process in microseconds, exactly as `full` would, or returns None; with `total` it
-    always decides, so no worker is needed. `prepare` does the slow imports. `graded` says that rewards mean more than
-    right and wrong; None: that is not known until a user's function is loaded and `declares` it, if it does. `gold`
-    writes a response that must be right, or None where there is none.
+    `full` gives the verdict. `cheap` gives the same verdict in microseconds in the caller's process, or None where it
+    cannot decide; with `total` it always decides, so no worker process is needed. `prepare` does the slow imports.
+    `graded`: rewards are more than correct (1) and incorrect (0); None means that only the user's function can tell,
+    by what `declares` returns once it is loaded (None again if it does not say). `gold` writes a response that must be
+    correct for a row, or None if there is none.
     """
 
     full: Callable[[str, Row], Verdict]
@@ -56,7 +58,9 @@ class Verifier:
 
 
 def as_verdict(value: Any, correct_from: float = 1.0) -> Verdict:
-    """The verdict of whatever a user's function returned: a number, a Verdict, or None, which means: does not apply.
+    """Convert what a user's function returned: a number, a Verdict, or None, which means "does not apply".
+
+    Raises ValueError for a reward that is infinite or not a number, TypeError for what is no number at all.
 
     >>> as_verdict(1).correct, as_verdict(None).status.value
     (True, 'no_answer')
@@ -71,8 +75,8 @@ def as_verdict(value: Any, correct_from: float = 1.0) -> Verdict:
     return Verdict(finite(verdict.reward), bool(verdict.correct), Status(verdict.status), parts)
 
 
-def finite(value: Any) -> float:
-    """A reward as a float; a ValueError if it is infinite or not a number."""
+def finite(value: float) -> float:
+    """A reward as a Python float. Raises ValueError if it is infinite or not a number."""
     reward = float(value)
     if not math.isfinite(reward):
         raise ValueError(f"the reward is {reward}; it must be a finite number")
@@ -80,7 +84,9 @@ def finite(value: Any) -> float:
 
 
 def stop_if_all_failed(statuses: Iterable[str], reasons: Mapping[str, int]) -> None:
-    """An Alarm if every response that was verified is an error with a reason (what the rules refuse has none).
+    """Raise an Alarm if every verified response failed with an error that has a reason.
+
+    `reasons` counts error messages. Truncated responses were not verified, and a refused answer has no reason.
 
     >>> stop_if_all_failed(["verifier_error"] * 2, {"KeyError: 'a' (mine.py:3)": 2})  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -98,12 +104,14 @@ def stop_if_all_failed(statuses: Iterable[str], reasons: Mapping[str, int]) -> N
 
 
 def gold_answers(row: Row) -> list[str]:
-    """The gold answers of a row: `row["answer"]` is a string, a number or a list of them.
+    """The gold answers of a row as text: `row["answer"]` is a string, a number or a list of them.
+
+    Raises DataError if there is none, or an empty one.
 
     >>> gold_answers({"answer": 27.0}), gold_answers({"answer": ["a", "b"]})
     (['27'], ['a', 'b'])
     """
-    answer: Any = row.get("answer")
+    answer: object = row.get("answer")
     answer = answer.tolist() if hasattr(answer, "tolist") else answer
     texts = [as_text(value) for value in (answer if isinstance(answer, list | tuple) else [answer])]
     if not texts or not all(texts):
@@ -111,8 +119,8 @@ def gold_answers(row: Row) -> list[str]:
     return texts
 
 
-def as_text(value: Any) -> str:
-    """A gold answer as text; whole floats lose their point, since some sets store 27 as 27.0."""
+def as_text(value: object) -> str:
+    """A gold answer as text. A whole float loses its decimal point, since some datasets store 27 as 27.0."""
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
@@ -120,14 +128,14 @@ def as_text(value: Any) -> str:
     return str(value).strip()
 
 
-def one_of(option: str, value: Any, known: Iterable[str]) -> Any:
-    """`value`, or a UsageError that names what is allowed.
+def one_of(option: str, value: str, allowed: Iterable[str]) -> str:
+    """Return `value`, or raise a UsageError that lists the allowed ones.
 
     >>> one_of("boxes", "lst", ["first", "last"])
     Traceback (most recent call last):
     sieverl.errors.UsageError: verify.boxes is 'lst'; it can be first, last. Did you mean last?
     """
-    names = list(known)
+    names = list(allowed)
     if value not in names:
         raise UsageError(f"verify.{option} is {value!r}; it can be {', '.join(names)}.{nearest(str(value), names)}")
     return value
