@@ -127,7 +127,8 @@ def shares(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
     """
     prompts = by_prompt(samples)
     sizes = {
-        prompt: len(prompt) + sum(len(samples[i].response_tokens) for i in rows) for prompt, rows in prompts.items()
+        prompt: len(prompt) + sum(len(samples[i].response_tokens) for i in indices)
+        for prompt, indices in prompts.items()
     }
     parts: list[list[int]] = [[] for _ in range(max(1, min(count, len(prompts))))]
     load = [0] * len(parts)
@@ -150,9 +151,9 @@ def micro_batches(samples: Sequence[Sample], budget: int) -> list[list[int]]:
     """
     groups: list[list[int]] = []
     used = budget
-    for prompt, rows in by_prompt(samples).items():
+    for prompt, indices in by_prompt(samples).items():
         units: dict[tuple[int, int], list[int]] = {}
-        for i in rows:
+        for i in indices:
             units.setdefault((0, samples[i].pair) if samples[i].pair >= 0 else (1, i), []).append(i)
         sizes = [sum(len(samples[i].response_tokens) - 1 for i in unit) for unit in units.values()]
         whole = len(prompt) + sum(sizes)

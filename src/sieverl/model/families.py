@@ -81,23 +81,23 @@ def ways(config: ModelConfig) -> Ways:
     >>> ways(MistralConfig(sliding_window=4096)).why
     'no fused decode step for mistral with a sliding window'
     """
-    kind = config.model_type
+    name = config.model_type
     layers = set(getattr(config, "layer_types", None) or ())
     window = "sliding_attention" in layers if layers else bool(getattr(config, "sliding_window", None))
-    if kind in RECOMPUTE:
-        return Ways(False, "recompute", f"the cache of {kind} cannot be split by sequence")
+    if name in RECOMPUTE:
+        return Ways(False, "recompute", f"the cache of {name} cannot be split by sequence")
     if bound := _time_step(config):
-        return Ways(False, "recompute", f"a cached step of {kind} ignores its bound {bound}")
-    if kind not in BATCHED:
-        return Ways(False, "transformers_cache", f"no faster way is known to be correct for {kind}")
+        return Ways(False, "recompute", f"a cached step of {name} ignores its bound {bound}")
+    if name not in BATCHED:
+        return Ways(False, "transformers_cache", f"no faster way is known to be correct for {name}")
     if layers - ATTENTION:
         other = sorted(layers - ATTENTION)[0]
         return Ways(False, "transformers_cache", f"no faster way is known to be correct for {other}")
-    packed = kind in PACKED and not (window and kind in MASKED_WINDOW)
+    packed = name in PACKED and not (window and name in MASKED_WINDOW)
     unusual = "a sliding window" if window else _unusual(config)
-    if kind in FUSED and not unusual:
+    if name in FUSED and not unusual:
         return Ways(packed, "fused")
-    return Ways(packed, "batched", f"no fused decode step for {kind}" + (f" with {unusual}" if kind in FUSED else ""))
+    return Ways(packed, "batched", f"no fused decode step for {name}" + (f" with {unusual}" if name in FUSED else ""))
 
 
 def own_attention(config: ModelConfig) -> bool:

@@ -74,24 +74,25 @@ def check_vocabulary(model: CausalModel, tokenizer: Tokenizer, path: str) -> Non
     More embeddings than ids are padding. An added token without an embedding is harmless (Gemma 3 has one for images)
     as long as no prompt contains it.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    embeddings = model.get_input_embeddings().weight.shape[0]
     own = tokenizer.get_vocab().items() - tokenizer.get_added_vocab().items()
     token, last = max(own, key=lambda item: item[1], default=("", -1))
-    if last >= rows:
+    if last >= embeddings:
         raise DataError(
-            f"the tokenizer of {path} has ids up to {last} ({token!r}), and the model has {rows} embeddings; take the "
-            "tokenizer that belongs to the weights, or enlarge the model with resize_token_embeddings and save both"
+            f"the tokenizer of {path} has ids up to {last} ({token!r}), and the model has {embeddings} embeddings; "
+            "take the tokenizer that belongs to the weights, or enlarge the model with resize_token_embeddings and save "
+            "both"
         )
 
 
 def check_ids(model: CausalModel, tokenizer: Tokenizer, prompts: Iterable[Sequence[int]]) -> None:
     """Raise a DataError unless every token of the prompts has an embedding, added tokens included."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    embeddings = model.get_input_embeddings().weight.shape[0]
     last = max(map(max, prompts))
-    if last >= rows:
+    if last >= embeddings:
         raise DataError(
-            f"a prompt contains the token {tokenizer.decode([last])!r} with id {last}, and the model has {rows} "
-            "embeddings; take the tokenizer that belongs to the weights, or another chat template"
+            f"a prompt contains the token {tokenizer.decode([last])!r} with id {last}, and the model has "
+            f"{embeddings} embeddings; take the tokenizer that belongs to the weights, or another chat template"
         )
 
 
@@ -155,7 +156,9 @@ def check_weights(folder: Path) -> None:
         if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
             raise DataError(f"{index} has no weight_map of names to files; copy it again")
         files = [folder / part for part in sorted(set(parts.values()))]
-    elif pickled := next((file for kind in ("*.bin", "*.pt", "*.pth") for file in sorted(folder.glob(kind))), None):
+    elif pickled := next(
+        (file for pattern in ("*.bin", "*.pt", "*.pth") for file in sorted(folder.glob(pattern))), None
+    ):
         raise DataError(
             f"{pickled} is a pickle, which can run code when it is read; convert it to safetensors (save_pretrained)"
         )
@@ -171,13 +174,13 @@ def tensor_names(file: Path) -> set[str]:
         raise DataError(f"the weights {file} are missing; copy them again (adapters and models as safetensors)")
     try:
         with safe_open(file, "pt") as weights:
-            kinds = {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118 (no dict)
+            dtypes = {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118 (no dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{file} is damaged: {error}; copy it again") from error
-    for name, kind in kinds.items():
-        if kind.startswith("F") and kind not in FULL_PRECISION:
-            raise DataError(f"{file} is quantized ({name} is {kind}): weights are trained in full precision")
-    return set(kinds)
+    for name, dtype in dtypes.items():
+        if dtype.startswith("F") and dtype not in FULL_PRECISION:
+            raise DataError(f"{file} is quantized ({name} is {dtype}): weights are trained in full precision")
+    return set(dtypes)
 
 
 def check_complete(path: str, **faults: Iterable[str]) -> None:
