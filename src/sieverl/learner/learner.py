@@ -31,7 +31,7 @@ NONFINITE = ("advantages", "log_probs", "losses")  # of tokens, of tokens, of mi
 OBSERVED = ("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens", *NONFINITE)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Learner:
     """Policy, optimiser, and (where the algorithm needs them) reference policy and critic.
 
@@ -60,7 +60,7 @@ class Learner:
         self.tokens_seen = 0  # tokens through the layers: counted work
         self.forwards = 0
 
-    # --- score: what must be known before the first optimiser step ------------------------------------------------
+    # --- score: what must be known before the first optimiser step ------------------------------------
 
     def score(self, batches: Sequence[MiniBatch], probe: Sequence[Rollout] = ()) -> Metrics:
         """Old, reference and value log-probs of the samples, where something needs them; usually nothing.

@@ -79,9 +79,9 @@ def check_vocabulary(model: CausalModel, tokenizer: Tokenizer, path: str) -> Non
     token, last = max(own, key=lambda item: item[1], default=("", -1))
     if last >= embeddings:
         raise DataError(
-            f"the tokenizer of {path} has ids up to {last} ({token!r}), and the model has {embeddings} embeddings; "
-            "take the tokenizer that belongs to the weights, or enlarge the model with resize_token_embeddings and save "
-            "both"
+            f"the tokenizer of {path} has ids up to {last} ({token!r}), and the model has {embeddings} "
+            "embeddings; take the tokenizer that belongs to the weights, or enlarge the model with "
+            "resize_token_embeddings and save both"
         )
 
 

@@ -55,7 +55,7 @@ def download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(FILES), ignore_patterns=["*/*", "consolidated*"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, failed_connection, ConnectionError) as error:
         raise DataError(
-            f"there is no directory {name}, and no model of that name could be downloaded from the Hub "
+            f"no directory {name} is here, and no model of that name could be downloaded from the Hub "
             f"({str(error).strip().splitlines()[0][:120]}); check the name or the connection, or give a local directory"
         ) from error
 
