@@ -12,7 +12,11 @@ from families import SIZES
 from jaxtyping import install_import_hook
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, too
-install_import_hook("sieverl.algorithms", "conftest.checked")
+CHECKED = (
+    *("algorithms", "engines.kv_cache", "engines.sampling", "learner.assemble", "learner.batches"),
+    *("model.logprobs", "model.packed"),
+)
+install_import_hook([f"sieverl.{name}" for name in CHECKED], "conftest.checked")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,4 +1,4 @@
-"""Small random models of the families of causal LMs that people fine-tune: windows, scaled positions, odd sizes."""
+"""Small random models of the causal LMs that people fine-tune, with windows, scaled positions and unusual sizes."""
 
 from __future__ import annotations
 
@@ -370,7 +370,7 @@ LONG = 40  # tokens of the longest response
 
 
 def make(name: str, dtype: Any = None, seed: int = 0, **changes: Any) -> Any:
-    """A small random causal LM of that line."""
+    """A small random causal LM with that name in FAMILIES; `changes` are further keys of its configuration."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -384,7 +384,7 @@ def make(name: str, dtype: Any = None, seed: int = 0, **changes: Any) -> Any:
 
 
 def table() -> str:
-    """The table of docs/models.md: how each line above is computed, read off its configuration."""
+    """The table of docs/models.md: how each model above is computed, according to its configuration."""
     from transformers import AutoConfig
 
     from sieverl.model import families

@@ -35,7 +35,7 @@ def both(model) -> tuple[Policy, Policy]:
 def test_packed_hidden_states(random_model, family, dtype):
     cpu, gpu = both(random_model(family, dtype))
     assert gpu.can_pack == cpu.can_pack
-    ours, theirs = (p.hidden_at(layout(group(), p.device)).cpu() for p in (gpu, cpu))
+    ours, theirs = (p.response_hidden(layout(group(), p.device)).cpu() for p in (gpu, cpu))
     torch.testing.assert_close(ours, theirs, rtol=NEAR[dtype], atol=NEAR[dtype])
 
 
@@ -75,6 +75,6 @@ def test_one_update(random_model, name, dtype):
 def test_bfloat16_is_near_float32(random_model):
     model = random_model("llama").cuda()
     where = layout(group(), torch.device("cuda"))
-    exact = Policy(copy.deepcopy(model), None).hidden_at(where).detach()
-    near = Policy(model, None, torch.bfloat16).hidden_at(where).detach()
+    exact = Policy(copy.deepcopy(model), None).response_hidden(where).detach()
+    near = Policy(model, None, torch.bfloat16).response_hidden(where).detach()
     assert float((near - exact).norm() / exact.norm()) < 0.05

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES
+from jaxtyping import TypeCheckError
 
 from sieverl.engines.builtin import BuiltinEngine, generation_batches
-from sieverl.engines.kv_cache import RowCache
 from sieverl.engines.protocol import Request, SamplingParams
+from sieverl.engines.sampling import sample_token
 from sieverl.model.policy import Policy
+from sieverl.types import Rollout
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15], [20], [30, 31, 32, 33, 34]]
 
@@ -45,19 +47,19 @@ def test_log_probs_equal_one_full_forward(random_model, family):
         np.testing.assert_allclose(rollout.logp, logp, atol=1e-4)
 
 
-def test_a_response_does_not_depend_on_its_company(random_model):
+def test_a_response_does_not_depend_on_its_batch(random_model):
     policy = Policy(random_model(dtype=torch.float64), None)
     sampling = SamplingParams(30, (2, 3), temperature=1.0)
     together = BuiltinEngine(policy).sample(requests(4), sampling)
-    in_waves = BuiltinEngine(policy, max_num_seqs=4).sample(requests(4), sampling)
+    in_batches = BuiltinEngine(policy, max_num_seqs=4).sample(requests(4), sampling)
     alone = BuiltinEngine(policy).sample([Request(1, PROMPTS[1], 2, first=2)], sampling)
-    assert [r.tokens for r in together] == [r.tokens for r in in_waves]
+    assert [r.tokens for r in together] == [r.tokens for r in in_batches]
     assert [r.tokens for r in together[6:8]] == [r.tokens for r in alone]
     other_seed = BuiltinEngine(policy).sample([Request(1, PROMPTS[1], 2, seed=1, first=2)], sampling)
     assert [r.tokens for r in other_seed] != [r.tokens for r in alone]
 
 
-def test_finished_rows_cost_nothing(random_model):
+def test_finished_sequences_cost_nothing(random_model):
     engine = BuiltinEngine(Policy(random_model(), None))
     rollouts = engine.sample(requests(8), SamplingParams(40, tuple(range(2, 20))))
     lengths = [len(r.tokens) for r in rollouts]
@@ -65,18 +67,18 @@ def test_finished_rows_cost_nothing(random_model):
     assert engine.slots == sum(lengths) - len(lengths), "each token but a response's last is fed once, and no padding"
 
 
-def test_bfloat16_decodes_few_numbers_of_rows(random_model, monkeypatch):
-    model, rows = random_model(), []
+def test_bfloat16_decodes_few_batch_sizes(random_model):
+    model = random_model()
     engine = BuiltinEngine(Policy(model, None, torch.bfloat16))
-    keep = RowCache.keep
-    monkeypatch.setattr(RowCache, "keep", lambda cache, n, *of: (rows.append(n), keep(cache, n, *of)))
+    sizes: set[int] = set()  # of the batches whose logits are computed
+    engine.policy.head.register_forward_hook(lambda module, given, out: sizes.add(len(given[0])))
     rollouts = engine.sample(requests(10), SamplingParams(60, tuple(range(2, 12))))
     lengths = [len(r.tokens) for r in rollouts]
     assert len(set(lengths)) > 12
     finished = engine.slots - (sum(lengths) - len(lengths))
-    assert 0 < finished < 8 * engine.steps, "finished rows are counted, and are few"
-    assert set(rows) <= {40, 32, 24, 16, *range(9)}, "each other number would be compiled anew"
-    for rollout in rollouts:  # finished rows that are still there change nothing
+    assert 0 < finished < 8 * engine.steps, "finished sequences are counted, and are few"
+    assert sizes <= {40, 32, 24, 16, *range(9)}, "a kernel would be compiled for each other size"
+    for rollout in rollouts:  # finished sequences in the batch change nothing
         prompt = PROMPTS[rollout.prompt_id]
         with torch.no_grad():
             logits = model(torch.tensor([prompt + rollout.tokens])).logits[0, len(prompt) - 1 : -1]
@@ -98,7 +100,7 @@ def test_sampling_follows_the_distribution(random_model):
 
 def test_ends_and_truncation(random_model):
     policy = Policy(random_model(), None)
-    seen = []
+    seen: list[Rollout] = []
     rollouts = BuiltinEngine(policy).sample(requests(6), SamplingParams(12, (2, 3, 4, 5, 6)), on_done=seen.append)
     assert {id(r) for r in seen} == {id(r) for r in rollouts}
     assert {r.truncated for r in rollouts} == {True, False}
@@ -138,7 +140,13 @@ def test_top_k_and_top_p_restrict(random_model):
         assert [r.tokens for r in engine.sample(requests(1), narrow)] == [r.tokens for r in greedy]
 
 
-def test_waves_keep_order_and_bound():
-    sizes = [[r.prompt_id for r in wave] for wave in generation_batches([Request(i, [1], 3) for i in range(5)], 7)]
-    assert sizes == [[0, 1], [2, 3], [4]]
-    assert [len(w) for w in generation_batches([Request(0, [1], 50)], 8)] == [1]
+def test_generation_batches_keep_order_and_bound():
+    found = [[r.prompt_id for r in batch] for batch in generation_batches([Request(i, [1], 3) for i in range(5)], 7)]
+    assert found == [[0, 1], [2, 3], [4]]
+    assert [len(batch) for batch in generation_batches([Request(0, [1], 50)], 8)] == [1]
+
+
+def test_wrong_shapes_are_noticed_in_tests():
+    """Two sequences, three uniforms: without the check the first two would be used."""
+    with pytest.raises(TypeCheckError, match="uniform_B"):
+        sample_token(torch.zeros(2, 9), torch.zeros(3, dtype=torch.float64), SamplingParams(1, (2,)))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-import torch
 from conftest import BASE
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from sieverl.engines import builtin as torch_engine
-from sieverl.engines.protocol import Request, SamplingParams
-from sieverl.model.policy import Policy
+from sieverl.engines.stop_strings import stopped
 
 ADDED = ["</think>", "<|im_end|>"]
 
@@ -63,71 +61,61 @@ def sorted_bytes():
     return sorted(range(256), key=lambda b: b if b in visible else 256 + hidden.index(b))
 
 
-@pytest.fixture
-def drawn(random_model, monkeypatch):
-    """A function (tokenizer, ids, stop strings) -> how many ids were drawn, and whether the response is truncated."""
-
-    def run(tokenizer, ids, *stop):
-        script = iter(ids)
-        monkeypatch.setattr(
-            torch_engine, "draw", lambda logits, *_: (torch.tensor([next(script)]), torch.zeros(len(logits)))
-        )
-        policy = Policy(random_model(vocab_size=len(tokenizer)), tokenizer)
-        (rollout,) = torch_engine.BuiltinEngine(policy).sample(
-            [Request(0, [5, 6], 1)], SamplingParams(len(ids), (), stop=stop)
-        )
-        return len(rollout.tokens), rollout.truncated
-
-    return run
+def sampled(tokenizer, ids, *stop):
+    """How many of the ids are sampled one by one until a stop string ends them, and whether they end without one."""
+    for length in range(1, len(ids) + 1):
+        if stopped(tokenizer, np.array([ids[:length]]), stop).item():
+            return length, False
+    return len(ids), True
 
 
 @pytest.mark.parametrize("stop", ["答", "é", "🙂", "答案", "终" * 12 + "🙂"])
 @pytest.mark.parametrize("before", ["", "x", "è", "一二三四五六七八九十" * 3])
-def test_M10_stop_strings_of_several_bytes_a_character(drawn, stop, before):
+def test_M10_stop_strings_of_several_bytes_a_character(stop, before):
     tokenizer = AutoTokenizer.from_pretrained(BASE)  # one token a byte
     ids = tokenizer(before + stop + "zz")["input_ids"]
-    assert drawn(tokenizer, ids, stop) == (len(ids) - 2, False)
+    assert sampled(tokenizer, ids, stop) == (len(ids) - 2, False)
 
 
 @pytest.mark.parametrize("before", [[], ["a"], ["0xE7", "0xAD"], ["0xE4", "0xB8", "0x80"] * 9])
 @pytest.mark.parametrize("stop", ["答", "🙂", "终" * 12])
-def test_M10_bytes_of_a_sentencepiece_tokenizer(drawn, before, stop):
+def test_M10_bytes_of_a_sentencepiece_tokenizer(before, stop):
     tokenizer = metaspace()
     ids = pieces(tokenizer, *before, *(f"0x{b:02X}" for b in stop.encode()), "a", "b")
-    assert drawn(tokenizer, ids, stop) == (len(ids) - 2, False)
+    assert sampled(tokenizer, ids, stop) == (len(ids) - 2, False)
 
 
 @pytest.mark.parametrize("before", [[], ["a"], ["a", "▁is", "."] * 10])
 @pytest.mark.parametrize(("stop", "tokens"), [(" Question:", ["▁Question", ":"]), ("\nQ", ["\n", "Question"])])
-def test_M10_a_leading_space_is_not_lost(drawn, before, stop, tokens):
+def test_M10_a_leading_space_is_not_lost(before, stop, tokens):
     tokenizer = metaspace()
     ids = pieces(tokenizer, *before, *tokens, "a", "b")
-    assert drawn(tokenizer, ids, stop) == (len(ids) - 2, False)
+    assert sampled(tokenizer, ids, stop) == (len(ids) - 2, False)
 
 
 @pytest.mark.parametrize("make", [bytes_bpe, metaspace])
 @pytest.mark.parametrize("stop", [*ADDED, "a</think>", "</think>b", "think>"])
-def test_M10_stop_strings_of_added_and_special_tokens(drawn, make, stop):
+def test_M10_stop_strings_of_added_and_special_tokens(make, stop):
     tokenizer = make()
     special = "<|im_end|>" if "end" in stop else "</think>"
     ids = pieces(tokenizer, *(["b"] * 20), "a", special, "b", "b")
-    assert drawn(tokenizer, ids, stop) == (len(ids) - (1 if stop.endswith("b") else 2), False)
+    assert sampled(tokenizer, ids, stop) == (len(ids) - (1 if stop.endswith("b") else 2), False)
 
 
-def test_M10_a_token_with_the_stop_string_in_its_middle(drawn):
+def test_M10_a_token_with_the_stop_string_in_its_middle():
     tokenizer = bytes_bpe()
-    assert drawn(tokenizer, pieces(tokenizer, "b", "a.b", "b"), ".") == (2, False)
-    assert drawn(tokenizer, pieces(tokenizer, "b", "0xC3", "©x", "b"), "é") == (3, False)
-    assert drawn(tokenizer, pieces(tokenizer, "b", "0xC3", "he", "b"), "é") == (4, True)
+    assert sampled(tokenizer, pieces(tokenizer, "b", "a.b", "b"), ".") == (2, False)
+    assert sampled(tokenizer, pieces(tokenizer, "b", "0xC3", "©x", "b"), "é") == (3, False)
+    assert sampled(tokenizer, pieces(tokenizer, "b", "0xC3", "he", "b"), "é") == (4, True)
 
 
-def test_M10_spaces_are_not_tidied_away(drawn):
+def test_M10_spaces_are_not_tidied_away():
     tokenizer = metaspace()
-    assert drawn(tokenizer, pieces(tokenizer, "a", "▁", ".", "b"), " .") == (3, False)
+    assert sampled(tokenizer, pieces(tokenizer, "a", "▁", ".", "b"), " .") == (3, False)
 
 
-def test_M10_what_only_looks_like_the_stop_string_does_not_end(drawn):
+def test_M10_what_only_looks_like_the_stop_string_does_not_end():
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     for text in ("笔", "è", "answer"):
         ids = tokenizer(text)["input_ids"]
-        assert drawn(tokenizer, ids, "答", "é") == (len(ids), True)
+        assert sampled(tokenizer, ids, "答", "é") == (len(ids), True)

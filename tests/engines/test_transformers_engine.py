@@ -15,6 +15,7 @@ from sieverl.engines.protocol import Request, SamplingParams
 from sieverl.engines.transformers import TransformersEngine
 from sieverl.errors import UsageError
 from sieverl.model.policy import Policy
+from sieverl.types import Rollout
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
@@ -22,7 +23,7 @@ from sieverl.model.policy import Policy
 def test_log_probs_equal_one_full_forward(random_model, family, temperature):
     model = random_model(family)
     engine = TransformersEngine(Policy(model, None), max_num_seqs=5)
-    seen = []
+    seen: list[Rollout] = []
     rollouts = engine.sample(requests(3), SamplingParams(20, (2, 3, 4, 5), temperature), on_done=seen.append)
     assert [(r.prompt_id, r.sample) for r in rollouts] == [(p, s) for p in range(4) for s in range(3)]
     assert {id(r) for r in seen} == {id(r) for r in rollouts}
@@ -74,13 +75,13 @@ def test_top_k_and_top_p_restrict(random_model):
         assert [r.tokens for r in engine.sample(requests(1), narrow)] == [r.tokens for r in greedy]
 
 
-def test_what_it_cannot_do_is_said(random_model):
+def test_what_it_cannot_do_is_said(random_model, monkeypatch):
     policy = Policy(random_model(), None)
     engine = TransformersEngine(policy)
     with pytest.raises(UsageError, match="stop strings"):
         engine.sample(requests(1), SamplingParams(4, (2,), stop=("a",)))
-    policy.causal.init_continuous_batching = None
-    with pytest.raises(UsageError, match=r'takes no continuous batching.*use rollout.engine = "torch"'):
+    monkeypatch.setattr(policy.causal, "init_continuous_batching", None)
+    with pytest.raises(UsageError, match=r'does not support continuous batching.*use rollout.engine = "torch"'):
         engine.sample(requests(1), SamplingParams(4, (2,)))
 
 

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from conftest import SIZES
-from toys import SUMS, batch, learner
+from toys import SUMS, batch, gradient, learner
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sieverl.algorithms import get_algorithm
+from sieverl.algorithms import Algorithm, get_algorithm
 from sieverl.algorithms import objective as obj
 from sieverl.algorithms.objective import Penalty
 from sieverl.distributed.world import World, init_distributed
 from sieverl.learner.batches import pack
 
-CASES = {name: (get_algorithm(name), []) for name in ("grpo", "reinforce_rej", "iterative_dpo", "ppo")}
+# name -> the algorithm and the responses that are masked
+CASES: dict[str, tuple[Algorithm, list[int]]] = {
+    name: (get_algorithm(name), []) for name in ("grpo", "reinforce_rej", "iterative_dpo", "ppo")
+}
 # PPO with some responses masked that a penalty over all sampled ones needs
 CASES["M7"] = (replace(get_algorithm("ppo"), penalties=(Penalty(obj.k2, 0.1, "sampled"),)), [0, 5, 9, 20])
 
 
-def gradient(name: str, world: World, mine_of) -> torch.Tensor:
+def gradients(name: str, world: World, is_mine: Callable[[int], bool]) -> torch.Tensor:
+    """The gradients of all mini-batches, and the critic after each, in one vector."""
     torch.manual_seed(0)
     config = AutoConfig.for_model("qwen2", **SIZES)
     model = AutoModelForCausalLM.from_config(config).double().eval()
@@ -32,10 +37,9 @@ def gradient(name: str, world: World, mine_of) -> torch.Tensor:
     credit = algorithm.credit(responses)
     whole = ~np.isin(np.arange(len(responses)), masked)
     credit = replace(credit, keep=credit.keep & whole, selected=credit.selected & whole)
-    own = {row: s for row, s in rollouts.items() if mine_of(row)}
+    own = {row: s for row, s in rollouts.items() if is_mine(row)}
     batches = pack(responses, credit, own, algorithm, 2)
-    run = learner(model, algorithm)
-    run.world = run.gradients.world = world
+    run = learner(model, algorithm, world=world)
     run.score(batches)
     parts = []
     for b in batches:
@@ -43,7 +47,7 @@ def gradient(name: str, world: World, mine_of) -> torch.Tensor:
             run.critic.update(b, run.policy, 100, world)
             parts.append(torch.cat([p.detach().flatten() for p in run.critic.trained.values()]))
         run.backward(b, dict.fromkeys(SUMS, 0.0))
-        parts.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        parts.append(gradient(run))
     return torch.cat(parts)
 
 
@@ -51,10 +55,10 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     world = init_distributed()
     for name in CASES:
-        one = gradient(name, World(), lambda row: True)
+        one = gradients(name, World(), lambda row: True)
         cases = {"both": lambda row: row // 4 % 2 == world.rank, "idle": lambda row: world.rank == 0}
-        for case, mine_of in cases.items():
-            two = gradient(name, world, mine_of)
+        for case, is_mine in cases.items():
+            two = gradients(name, world, is_mine)
             if world.rank == 0:
                 torch.save((one, two), Path(sys.argv[1]) / f"{name}-{case}.pt")
     torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Work is counted, which is exact where seconds are not: tokens, forwards, optimiser steps, products."""
+"""Counted work, which is exact where seconds are not: tokens, forwards, optimiser steps, matrix multiplications."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "ti
 
 
 def linear_flops(model, tokens: int, heads: int) -> int:
-    """Of the products with weights: `tokens` through the layers, `heads` of them through the output layer."""
+    """FLOPs of multiplications with weights: `tokens` through the layers, `heads` of them through the output layer."""
     head = model.get_output_embeddings().weight.numel()
     layers = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)) - head
     return 2 * (layers * tokens + head * heads)
 
 
 def counting() -> FlopCounterMode:
-    """Products with packed weights are unknown to PyTorch's counter."""
+    """PyTorch's counter, with multiplications by packed weights, which it does not know."""
     packed = {PACKED: lambda x, weight, *rest, out_shape=None, **more: 2 * x[0] * x[1] * weight[0]}
     return FlopCounterMode(display=False, custom_mapping=packed)
 
 
-def products(counter: FlopCounterMode) -> int:
-    """Those counted in matrix products with weights; attention (batched, or an operation of its own) is left out."""
+def gemm_flops(counter: FlopCounterMode) -> int:
+    """FLOPs of multiplications with weights; attention (batched, or an operation of its own) is left out."""
     wanted = (torch.ops.aten.mm, torch.ops.aten.addmm, PACKED)
     return sum(n for operation, n in counter.get_flop_counts()["Global"].items() if operation in wanted)
 
@@ -86,7 +86,7 @@ def update(model, algorithm=grpo, share: float | None = None) -> tuple[Learner, 
 
 
 def test_engine_computes_each_token_once_and_nothing_else(engine):
-    """Prompts once a group, each sampled token but a response's last once, no row after its end, no extra forward."""
+    """Prompts once a group, sampled tokens once (a response's last never), no finished sequence, no extra forward."""
     requests = [Request(i, [5 + i, 7, 11, 13], SAMPLES, group=i) for i in range(PROMPTS)]
     with counting() as counter:
         rollouts = engine.sample(requests, SamplingParams(LONGEST, (2,)))
@@ -95,14 +95,14 @@ def test_engine_computes_each_token_once_and_nothing_else(engine):
     later = sum(lengths) - len(lengths)
     assert engine.slots == later
     assert engine.steps == max(lengths) - 1
-    assert products(counter) == linear_flops(engine.policy.model, 4 * PROMPTS + later, PROMPTS + later)
+    assert gemm_flops(counter) == linear_flops(engine.policy.model, 4 * PROMPTS + later, PROMPTS + later)
 
 
-def test_a_wave_at_a_time_costs_no_more_tokens(random_model):
+def test_smaller_generation_batches_cost_no_more_tokens(random_model):
     requests = [Request(i, [5 + i, 7, 11, 13], SAMPLES, group=i) for i in range(PROMPTS)]
     slots = set()
-    for rows in (SAMPLES, 512):
-        engine = BuiltinEngine(Policy(random_model("qwen2", **SIZES), None), rows)
+    for sequences in (SAMPLES, 512):
+        engine = BuiltinEngine(Policy(random_model("qwen2", **SIZES), None), sequences)
         engine.sample(requests, SamplingParams(LONGEST, (2,)))
         slots.add(engine.slots)
     assert len(slots) == 1
@@ -112,21 +112,21 @@ def test_update_makes_no_pass_that_nothing_needs(random_model):
     """On policy: one forward a micro-batch, no scoring pass, one optimiser step, each prompt once, no padding."""
     learner, tokens, metrics = update(random_model("qwen2", **SIZES), share=1.0)
     assert learner.tokens_seen == tokens
-    assert learner.forwards <= 1.5 * tokens / (BUDGET // len(learner.gradients.replicas)) + len(
-        learner.gradients.replicas
+    assert learner.forwards <= 1.5 * tokens / (BUDGET // len(learner.replicas.policies)) + len(
+        learner.replicas.policies
     )
     assert metrics["train/updates"] == 1
 
 
-def test_update_is_three_products_a_weight(random_model, set_threads):
-    """Forward, and backward to input and weight; the output layer once more, since its logits are computed twice."""
+def test_update_is_three_multiplications_a_weight(random_model, set_threads):
+    """Forward, backward to input and to weight; the output layer once more, since its logits are computed twice."""
     model = random_model("qwen2", **SIZES)
     set_threads(1)  # PyTorch counts in one thread
     with counting() as counter:
         learner, _, _ = update(model, share=1.0)
     responses = int(long_tail()[0].length_R.sum())
     layers, head = linear_flops(model, learner.tokens_seen, 0), linear_flops(model, 0, responses)
-    assert products(counter) <= 3 * layers + 4 * head
+    assert gemm_flops(counter) <= 3 * layers + 4 * head
 
 
 @pytest.mark.parametrize(("share", "limit"), [(0.75, 0.8), (0.5, 0.55), (0.25, 0.3), (0.1, 0.13)])

@@ -13,14 +13,17 @@ import peft
 import pytest
 import torch
 from conftest import ROOT
-from toys import SUMS, batch, learner
+from jaxtyping import TypeCheckError
+from toys import SUMS, batch, gradient, learner
 
 from sieverl.algorithms import ALGORITHMS, get_algorithm
 from sieverl.algorithms import objective as obj
 from sieverl.algorithms.axes import with_axes
 from sieverl.algorithms.credit import signed, zero_one
 from sieverl.algorithms.objective import Penalty
-from sieverl.learner.batches import Sample, micro_batches, pack
+from sieverl.learner.assemble import as_tokens
+from sieverl.learner.batches import Sample, micro_batches, mini_batch_of, pack
+from sieverl.learner.gradients import Replicas
 from sieverl.learner.optimizer import learning_rate
 from sieverl.model.packed import Response, layout
 from sieverl.model.policy import Policy
@@ -47,7 +50,7 @@ def gradients(model, algorithm, masked=False, budget=200, order=None, minibatche
         sums = dict.fromkeys(SUMS, 0.0)
         if run.has_work(b):
             run.backward(b, sums)
-            out.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+            out.append(gradient(run))
     return out, run
 
 
@@ -84,7 +87,7 @@ def test_gradient_does_not_depend_on_micro_batches_or_order(random_model, name):
     model = random_model(dtype=F64)
     whole, _ = gradients(model, algorithm, budget=10_000)
     split, _ = gradients(model, algorithm, budget=1)
-    shuffled, _ = gradients(model, algorithm, budget=40, order=np.random.default_rng(1).permutation(24))
+    shuffled, _ = gradients(model, algorithm, budget=40, order=np.random.default_rng(1).permutation(24).tolist())
     close(whole, split)
     close(whole, shuffled)
 
@@ -103,13 +106,13 @@ def test_two_parts_side_by_side_make_the_same_update(random_model, set_threads, 
         responses, mine = batch()
         algorithm = get_algorithm("grpo")
         run = learner(model, algorithm, minibatches=2)
-        assert len(run.gradients.replicas) == parts
+        assert len(run.replicas.policies) == parts
         batches = pack(responses, algorithm.credit(responses), mine, algorithm, 2)
         metrics = run.score(batches) | run.update(batches)
         assert torch.get_num_threads() == (1 if parts == 1 else threads)
         for name, p in run.policy.parameters.items():
-            assert run.gradients.replicas[-1].parameters[name].data_ptr() == p.data_ptr()
-            assert run.gradients.replicas[-1].parameters[name].grad is None
+            assert run.replicas.policies[-1].parameters[name].data_ptr() == p.data_ptr()
+            assert run.replicas.policies[-1].parameters[name].grad is None
         out.append(
             (metrics, run.tokens_seen, torch.cat([p.detach().flatten() for p in run.policy.parameters.values()]))
         )
@@ -122,23 +125,23 @@ def test_two_parts_side_by_side_make_the_same_update(random_model, set_threads, 
 def test_a_replica_keeps_its_gradients_apart(random_model):
     policy = Policy(random_model(dtype=F64), None)
     replica = policy.replica()
-    where = layout([Response([3, 4], [5, 6])], policy.device)
-    replica.logp(replica.hidden_at(where), where.target_T, 1.0, entropy=False)[0].sum().backward()
+    packed = layout([Response([3, 4], [5, 6])], policy.device)
+    replica.logp(replica.response_hidden(packed), packed.target_T, 1.0, entropy=False)[0].sum().backward()
     assert all(p.grad is None for p in policy.parameters.values())
     assert all(p.grad is not None for p in replica.parameters.values())
 
 
-def test_a_large_model_has_no_replica(random_model, set_threads, monkeypatch):
+def test_a_large_model_has_no_replica(random_model, set_threads):
     set_threads(2)
-    assert len(learner(random_model(), get_algorithm("grpo")).gradients.replicas) == 2
-    monkeypatch.setattr("sieverl.learner.gradients.SMALL", 1000)
-    assert len(learner(random_model(), get_algorithm("grpo")).gradients.replicas) == 1
+    policy = Policy(random_model(), None)
+    assert len(Replicas(policy).policies) == 2
+    assert len(Replicas(policy, small=1000).policies) == 1
 
 
 def test_an_error_in_one_part_is_raised(random_model):
     run = learner(random_model(dtype=F64), get_algorithm("grpo"))
-    run.gradients.replicas = [run.policy, run.policy.replica()]
-    run.gradients.replicas[1].decoder.embed_tokens = None
+    run.replicas.policies = [run.policy, run.policy.replica()]
+    setattr(run.replicas.policies[1].decoder, "embed_tokens", None)  # noqa: B010 (a module's attribute has no type)
     responses, mine = batch()
     with pytest.raises(TypeError):
         run.update(pack(responses, run.algorithm.credit(responses), mine, run.algorithm, 2))
@@ -164,7 +167,7 @@ def test_one_step_equals_plain_autograd(random_model):
     ours, _ = gradients(model, get_algorithm("grpo"), minibatches=1)
     advantage = get_algorithm("grpo").credit(responses).advantage
     model.zero_grad()
-    loss = 0.0
+    loss = torch.zeros((), dtype=F64)
     for row, s in mine.items():
         logits = model(torch.tensor([[*s.prompt_tokens, *s.tokens]])).logits[0, len(s.prompt_tokens) - 1 : -1]
         logp = logits.log_softmax(-1).gather(1, torch.tensor(s.tokens)[:, None])
@@ -194,7 +197,7 @@ def test_M12_nothing_selected_still_makes_the_step_of_a_penalty_over_all_sampled
         run.score(batches)
         assert run.has_work(batches[0])
         run.backward(batches[0], dict.fromkeys(SUMS, 0.0))
-        grads.append(torch.cat([p.grad.flatten() for p in run.policy.parameters.values() if p.grad is not None]))
+        grads.append(gradient(run))
         assert run.update(batches)["train/updates"] == 2
     close([grads[0]], [grads[1]])
 
@@ -233,7 +236,6 @@ def test_gradients_that_are_not_finite_are_skipped_and_counted(random_model):
     responses, mine = batch()
     algorithm = get_algorithm("grpo")
     batches = pack(responses, algorithm.credit(responses), mine, algorithm, 1)
-    batches[0].samples[0].old = None
     run = learner(model, algorithm, minibatches=1)
     batches[0].samples[0].advantage = float("inf")
     before = [p.clone() for p in model.parameters()]
@@ -286,7 +288,7 @@ def test_learning_rates():
     assert learning_rate(99, 10, Train(lr=3.0)) == 3.0
 
 
-def test_lora_trains_adapters_only_and_its_start_model_is_free(random_model):
+def test_lora_trains_adapters_only_and_its_base_model_is_the_reference(random_model):
     from peft import LoraConfig, get_peft_model
 
     model = random_model()
@@ -322,6 +324,15 @@ def test_two_ranks_make_the_gradient_of_one(tmp_path):
         for case in ("both", "idle"):
             one, two = torch.load(tmp_path / f"{name}-{case}.pt", weights_only=True)
             assert float((one - two).norm() / one.norm()) < 1e-12, (name, case)
+
+
+def test_wrong_shapes_are_noticed_in_tests():
+    """A log-prob too few: without the check it would be broadcast or fail far away."""
+    samples = [Sample([3], [4, 5, 6], [-1.0] * 3, old_logp=torch.zeros(2))]
+    with pytest.raises(TypeCheckError, match="joined"):
+        as_tokens(samples, torch.zeros(3))
+    with pytest.raises(TypeCheckError, match="prompt_R"):
+        mini_batch_of(np.zeros((2, 2), dtype=np.int64), 1)
 
 
 # --- which responses the denominators count -----------------------------------------------------------
@@ -398,6 +409,7 @@ def test_M6_with_the_engines_log_probs_as_old_the_mismatch_is_reported_for_free(
 @pytest.mark.parametrize("warmup", [1, 2, 9])
 def test_M6_the_mismatch_is_reported_while_a_critic_warms_up(random_model, warmup, old):
     ppo = get_algorithm("ppo")
+    assert ppo.critic is not None
     ppo = replace(ppo, critic=replace(ppo.critic, warmup_updates=warmup))
     run, metrics = step(random_model(dtype=F64), ppo, 2, old=old)
     assert metrics["policy/engine_mismatch"] > 0
@@ -421,34 +433,33 @@ def masked_ppo(model, penalty, drop):
     batches = pack(responses, credit, mine, algorithm, 1)
     run = learner(model, algorithm, minibatches=1)
     run.score(batches)
-    advantage = [s.token_advantage for s in batches[0].samples if s.kept]
+    advantage = [s.token_advantage for s in batches[0].samples if s.kept and s.token_advantage is not None]
+    assert run.critic is not None
     run.critic.update(batches[0], run.policy, 200, run.world)
     run.backward(batches[0], dict.fromkeys(SUMS, 0.0))
     critic = [p.detach().flatten() for p in run.critic.trained.values()]
-    gradient = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
-    return torch.cat(advantage), torch.cat(critic), torch.cat(gradient), run.critic.loss, len(batches[0].samples)
+    return torch.cat(advantage), torch.cat(critic), gradient(run), run.critic.loss, len(batches[0].samples)
 
 
 def test_M7_masked_responses_are_neither_whitened_nor_teach_the_critic(random_model):
     """A penalty of weight zero makes them be computed, and changes nothing."""
     drop = [0, 5, 9, 20]
-    advantage, critic, gradient, loss, few = masked_ppo(random_model(dtype=F64), False, drop)
+    advantage, critic, policy, loss, few = masked_ppo(random_model(dtype=F64), False, drop)
     same, as_well, whole, also, many = masked_ppo(random_model(dtype=F64), True, drop)
     assert (few, many) == (20, 24)
     assert advantage.mean().item() == pytest.approx(0, abs=1e-12)
     assert advantage.std().item() == pytest.approx(1, rel=1e-6)
-    close([advantage, critic, gradient], [same, as_well, whole])
+    close([advantage, critic, policy], [same, as_well, whole])
     assert loss == also == pytest.approx(0.5), "before it learns, the value of a token is 0 and its target 1 or -1"
 
 
 @pytest.mark.parametrize("minibatches", [1, 2])
-def test_M17_a_foreign_engine_weighs_each_term_and_costs_no_pass_on_policy(random_model, minibatches):
+def test_M17_an_off_policy_engine_weights_each_term_and_costs_no_pass_on_policy(random_model, minibatches):
     """min(pi_old / pi_engine, 2) of each token, where pi_old is this policy; scored beforehand with several updates."""
     model, algorithm = random_model(dtype=F64), get_algorithm("grpo")
     responses, mine = batch()
     batches = pack(responses, algorithm.credit(responses), mine, algorithm, minibatches)
-    run = learner(model, algorithm, minibatches=minibatches)
-    run.off_policy_engine = True
+    run = learner(model, algorithm, minibatches=minibatches, off_policy_engine=True)
     samples = [s for b in batches for s in b.samples]
     exact = run.logp(samples)
     for s, logp in zip(samples, exact, strict=True):  # an engine that is now above, now below, once far off
@@ -458,15 +469,15 @@ def test_M17_a_foreign_engine_weighs_each_term_and_costs_no_pass_on_policy(rando
     run.forwards = 0
     run.score(batches)
     assert (run.forwards == 0) == (minibatches == 1), "one update a batch needs no scoring"
-    expected = 0.0
+    expected = torch.zeros((), dtype=F64)
     for s in batches[0].samples:
-        where = layout([s], torch.device("cpu"))
-        logp_T, _ = run.policy.logp(run.policy.hidden_at(where), where.target_T, 1.0, False)
+        packed = layout([s], torch.device("cpu"))
+        logp_T, _ = run.policy.logp(run.policy.response_hidden(packed), packed.target_T, 1.0, False)
         weight_T = (logp_T.detach() - torch.tensor(s.engine_logp, dtype=F64)).exp().clamp(max=2.0)
         ratio_T = (logp_T - logp_T.detach()).exp()
         expected = expected - (s.advantage * weight_T * ratio_T).mean() / len(batches[0].denominator.lengths)
     model.zero_grad()
     expected.backward()
-    theirs = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    theirs = gradient(run)
     run.backward(batches[0], dict.fromkeys(SUMS, 0.0))
-    close([torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])], [theirs], 1e-10)
+    close([gradient(run)], [theirs], 1e-10)

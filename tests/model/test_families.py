@@ -1,7 +1,7 @@
-"""A net under all families: each is right to rounding in learner and engine, or is refused by name.
+"""Every family is correct to rounding in learner and engine, or is refused by name.
 
-Rows are several times longer than windows and original lengths (16), prompts are of different lengths, norms and
-biases are away from 1 and 0. The reference is transformers' own model with its eager attention, one response at a time.
+Sequences are several times longer than windows and original lengths (16), prompts have different lengths, norms and
+biases are not 1 and 0. The reference is transformers' own model with its eager attention, one response at a time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sieverl.run_dir.metrics import MetricsLog
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the libraries
 QUICK = ("mistral window", "qwen2_moe window", "deepseek_v3", "qwen3_next", "falcon_h1")
-# the rows of an audit: which families were silently wrong or failed with a traceback
+# the findings of an audit: which families were silently wrong or failed with a traceback
 AUDIT = {
     "M1": ["mistral window"],
     "M2": ["ministral3"],
@@ -64,7 +64,7 @@ def literal(name: str, dtype: torch.dtype = torch.float32):
 
 
 def logp_alone(model, prompt, response):
-    """Log-probs of a response, [T], by one plain forward of the whole row."""
+    """Log-probs of a response, [T], by one plain forward of the whole sequence."""
     logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1].float()
     return logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
 
@@ -76,13 +76,13 @@ def gradients(model, loss):
 
 
 def logp_learner(policy):
-    where = layout([Response(p, r) for p, r in SAMPLES], torch.device("cpu"))
-    return policy.logp(policy.hidden_at(where), where.target_T, 1.0, False)[0]
+    packed = layout([Response(p, r) for p, r in SAMPLES], torch.device("cpu"))
+    return policy.logp(policy.response_hidden(packed), packed.target_T, 1.0, False)[0]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_learner(name):
-    """Log-probs and gradients of all rows together are those of each row alone."""
+    """Log-probs and gradients of all samples together are those of each sample alone."""
     plain, policy = literal(name), Policy(make(name), None)
     theirs_T = torch.cat([logp_alone(plain, p, r) for p, r in SAMPLES])
     weight_T = torch.randn(len(theirs_T), generator=torch.Generator().manual_seed(0))
@@ -138,15 +138,15 @@ def test_bfloat16(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_short_response_to_a_long_prompt_and_a_shared_prefix(name):
-    """Rows of one token, a prompt of one token, and one response only: sizes at the edge."""
+    """Edge cases: a response of one token, a prompt of one token, a single response."""
     plain, engine = literal(name), BuiltinEngine(Policy(make(name), None))
     prompts = [[7], PROMPTS[0] * 4]
     rollouts = engine.sample([Request(i, p, 1, group=i) for i, p in enumerate(prompts)], SamplingParams(3, (96,)))
     samples = [Response(prompts[r.prompt_id], r.tokens) for r in rollouts]
-    where = layout(samples, torch.device("cpu"))
+    packed = layout(samples, torch.device("cpu"))
     with torch.no_grad():
         expected = torch.cat([logp_alone(plain, s.prompt_tokens, list(s.response_tokens)) for s in samples])
-        ours_T, _ = engine.policy.logp(engine.policy.hidden_at(where), where.target_T, 1.0, False)
+        ours_T, _ = engine.policy.logp(engine.policy.response_hidden(packed), packed.target_T, 1.0, False)
     torch.testing.assert_close(ours_T, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(torch.tensor([x for r in rollouts for x in r.logp]), expected, rtol=0, atol=1e-5)
 
@@ -161,13 +161,13 @@ def config(name: str, **changes):
 
 def test_M1_a_window_is_never_fused_however_long_it_is():
     assert families.ways(config("mistral")).decoding == "fused"
-    assert families.ways(config("mistral", sliding_window=4096)).decoding == "rows"
+    assert families.ways(config("mistral", sliding_window=4096)).decoding == "batched"
     assert "sliding window" in families.ways(config("mistral window")).why
-    assert families.ways(config("qwen2 window")).decoding == "rows"
+    assert families.ways(config("qwen2 window")).decoding == "batched"
 
 
 def test_M2_scaled_queries_are_not_fused():
-    assert families.ways(config("ministral3")).decoding == "rows"
+    assert families.ways(config("ministral3")).decoding == "batched"
 
 
 def test_M3_a_window_in_the_mask_alone_is_not_packed():
@@ -176,36 +176,39 @@ def test_M3_a_window_in_the_mask_alone_is_not_packed():
     assert not families.ways(config("phimoe window")).packed
 
 
-def test_M4_rows_beyond_the_short_rope_are_refused_with_the_arithmetic():
+def test_M4_sequences_beyond_the_short_rope_are_refused_with_the_arithmetic():
     limit, why = families.longest(config("phi3 longrope"))
     assert limit == 128
     assert "longrope" in why
     assert families.longest(config("phi3"))[0] == 256
 
 
-def test_F5_rows_beyond_the_window_of_keys_are_refused():
+def test_F5_sequences_beyond_the_window_of_keys_are_refused():
     assert families.longest(config("doge", keep_window_size=8))[0] == 8
     assert families.longest(config("deepseek_v32", index_topk=8))[0] == 8
 
 
 def test_an_unknown_kind_of_layer_or_family_goes_the_plain_way():
-    assert families.ways(config("qwen2", layer_types=["full_attention", "chunked_attention"])).decoding == "library"
+    assert (
+        families.ways(config("qwen2", layer_types=["full_attention", "chunked_attention"])).decoding
+        == "transformers_cache"
+    )
     assert families.ways(config("llama4_text")) == families.Ways(
-        False, "library", "nothing faster is known to be right for llama4_text"
+        False, "transformers_cache", "no faster way is known to be correct for llama4_text"
     )
 
 
 def test_a_trial_past_the_window_notices_a_window_in_the_mask(monkeypatch):
-    """The second net: were the configuration read wrongly, packing would still be turned off."""
+    """The second check: if the configuration were read wrongly, packing would still be turned off."""
     monkeypatch.setattr(families, "MASKED_WINDOW", frozenset())
     policy = Policy(make("qwen2_moe window"), None)
     assert policy.ways.packed
     assert not policy.can_pack
-    assert policy.causal.config.sliding_window == 16, "the trial's narrow window is gone"
+    assert getattr(policy.causal.config, "sliding_window", None) == 16, "the trial's narrow window is gone"
 
 
 def test_a_family_whose_backward_fails_is_refused_by_name():
-    with pytest.raises(ValueError, match="rwkv is not supported: transformers' own backward"):
+    with pytest.raises(ValueError, match="rwkv is not supported: its backward in transformers fails"):
         families.check(AutoConfig.for_model("rwkv"), "m")
 
 
@@ -222,7 +225,7 @@ def test_the_page_of_models_is_what_this_file_tests():
 
 def test_every_listed_family_is_tested():
     tested = {kind for kind, _ in FAMILIES.values()}
-    assert tested >= families.ROWS | families.RECOMPUTED
+    assert tested >= families.BATCHED | families.RECOMPUTE
     assert len(tested) >= 60
     assert all(hasattr(AutoModelForCausalLM, "from_config") and kind for kind in tested)
 
@@ -263,7 +266,7 @@ def test_what_people_train_next_trains_saves_and_goes_on(directory, tmp_path, ca
     rows = MetricsLog(tmp_path / "run" / "metrics.jsonl").rows()
     assert [row["step"] for row in rows] == [0, 1, 2]
     assert max(row["policy/engine_mismatch"] for row in rows[1:]) < 1e-4
-    assert f"{name}: learner: padded rows" in capsys.readouterr().out or name == "deepseek_v3"
+    assert f"{name}: learner: padded sequences" in capsys.readouterr().out or name == "deepseek_v3"
 
 
 @pytest.mark.slow
@@ -274,7 +277,7 @@ def test_adapters_train_in_families_of_every_kind(directory, tmp_path, capsys, n
     assert row["policy/engine_mismatch"] < 1e-4
 
 
-def test_M4_the_command_refuses_a_row_beyond_the_short_rope(directory, tmp_path, capsys):
+def test_M4_the_command_refuses_a_sequence_beyond_the_short_rope(directory, tmp_path, capsys):
     assert directory("phi3 longrope", "--rollout.max_tokens", "130") == 2
     err = capsys.readouterr().err
     assert "but the model takes 128 (longrope: the length of its short rotary factors" in err
@@ -285,7 +288,7 @@ def test_M4_the_command_refuses_a_row_beyond_the_short_rope(directory, tmp_path,
 def test_M11_adapters_on_the_output_layer_are_refused(directory, tmp_path, capsys):
     assert directory("llama", "--model.lora.rank", "2", "--model.lora.targets", "lm_head,q_proj") == 2
     err = capsys.readouterr().err
-    assert "the LoRA adapters stand on the output layer" in err
+    assert "the LoRA adapters are on the output layer" in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
 
@@ -300,11 +303,11 @@ def test_adapters_on_layers_that_are_not_there_are_refused_in_one_line(directory
 
 def test_the_doctor_says_how_a_model_is_computed_and_why(directory, capsys):
     assert directory("mistral window") == 0
-    assert "no step is written out for mistral with a sliding window" in capsys.readouterr().out
+    assert "no fused decode step for mistral with a sliding window" in capsys.readouterr().out
     assert cli.main(["doctor", "--model", "m"]) == 0
     out = capsys.readouterr().out
     assert "packed tokens" in out
-    assert "no step is written out for mistral with a sliding" in out
+    assert "no fused decode step for mistral with a sliding" in out
     assert cli.main(["doctor", "--model", "nowhere"]) == 3
 
 
@@ -332,9 +335,9 @@ def test_models_of_text_and_pictures_are_right_on_text(kind, text):
         [Request(i, p, 2, group=i) for i, p in enumerate(PROMPTS)], SamplingParams(30, (96,))
     )
     samples = [Response(PROMPTS[r.prompt_id], r.tokens) for r in rollouts]
-    where = layout(samples, torch.device("cpu"))
+    packed = layout(samples, torch.device("cpu"))
     with torch.no_grad():
         expected = torch.cat([logp_alone(policy.causal, s.prompt_tokens, list(s.response_tokens)) for s in samples])
-        ours_T, _ = policy.logp(policy.hidden_at(where), where.target_T, 1.0, False)
+        ours_T, _ = policy.logp(policy.response_hidden(packed), packed.target_T, 1.0, False)
     torch.testing.assert_close(ours_T, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(torch.tensor([x for r in rollouts for x in r.logp]), expected, rtol=0, atol=1e-5)

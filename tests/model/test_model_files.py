@@ -62,7 +62,7 @@ def edit(file, **changes):
 
 
 def reweigh(change, file="m/model.safetensors"):
-    """Write a weights file anew with what `change` makes of its tensors."""
+    """Rewrite a weights file with what `change` makes of its tensors."""
     tensors = load_file(file)
     save_file(change(tensors) or tensors, file, {"format": "pt"})
 
@@ -108,7 +108,8 @@ def pickled():
 
 def sharded(parts=2):
     tensors = load_file("m/model.safetensors")
-    names, shards = sorted(tensors), {}
+    names = sorted(tensors)
+    shards: dict[str, str] = {}
     for i in range(parts):
         file = f"model-{i + 1:05}-of-{parts:05}.safetensors"
         mine = names[i::parts]
@@ -370,7 +371,7 @@ def test_I1_adapters_that_are_whole_load(adapters, sieverl):
 
 
 def seal():
-    """Write a checkpoint's manifest anew, as if what it holds had been saved so."""
+    """Rewrite a checkpoint's manifest, as if its files had been saved as they are now."""
     path = Path("run/checkpoints/step-1")
     files = {p.name: manifest.digest(p) for p in path.iterdir() if p.name != "manifest.json"}
     write_json(path / "manifest.json", files)

@@ -87,7 +87,7 @@ def test_bfloat16_computes_the_same_logits_forward_and_backward(random_model):
     """In bfloat16 the recomputed softmax must belong to the forward's norm: probabilities sum to one."""
     policy = Policy(random_model(), None, torch.bfloat16)
     ids = torch.randint(3, 97, (4, 12))
-    with policy.computing():
+    with policy.in_compute_dtype():
         hidden = policy.hidden(ids).reshape(-1, 32).detach()
     head = policy.head.weight
     logp, _ = policy.logp(hidden, ids.reshape(-1), 1.0, False)

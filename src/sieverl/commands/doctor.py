@@ -52,7 +52,7 @@ def show_model(name: str) -> ExitCode:
     table = Table(title=f"{escape(name)}: {config.model_type}, {policy.causal.num_parameters():,} parameters")
     for column in ("what", "how"):
         table.add_column(column)
-    table.add_row("learner", "packed tokens" if ways.packed else "padded rows")
+    table.add_row("learner", "packed tokens" if ways.packed else "padded sequences")
     table.add_row("decoding", families.DECODING[ways.decoding])
     table.add_row("why", ways.why or "the fastest ways are right for it")
     table.add_row("longest row", f"{limit:,} tokens, {why}" if limit else "no limit")

@@ -1,7 +1,7 @@
 """The built-in engine: any Hugging Face causal LM, on the learner's own weights (no copy, no sync on one device).
 
-Samples of a prompt share one prefill, finished responses leave the batch at once, and noise is a pure function of
-(seed, prompt, sample, position). Legend: B live rows, V vocabulary.
+The samples of a prompt share one prefill, finished responses are evicted at once, and noise is a pure function of
+(seed, prompt, sample, position). Legend: B live sequences, P prompts, R responses, L positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -9,40 +9,90 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sieverl.engines import noise
-from sieverl.engines.decode_step import Step, fused, fuses, library, plain, recompute
-from sieverl.engines.kv_cache import GROWTH, LibraryCache, NoCache, RowCache
+from sieverl.engines.decode_step import Step, fused_step, fused_step_agrees, model_step
+from sieverl.engines.kv_cache import GROWTH, DecodingCache, KVCache, TokenHistory, TransformersCache
 from sieverl.engines.protocol import OnDone, Request, SamplingParams
-from sieverl.engines.sampling import draw
+from sieverl.engines.sampling import sample_token
 from sieverl.engines.stop_strings import stopped
-from sieverl.model.families import Ways
+from sieverl.model.families import Decoding, Ways
 from sieverl.model.policy import Policy
-from sieverl.types import Array, Rollout
+from sieverl.types import BoolArray, IntArray, Rollout
 
-COMPILED = 8  # bfloat16 on a CPU: a kernel is compiled for each number of rows, so rows leave the memory by so many
-# the step of each way of decoding, and the memory that it works on
-WAYS: dict[str, tuple[Callable[[Policy], Step | None], Callable[[], Any]]] = {
-    "fused": (fused, RowCache),
-    "rows": (plain, RowCache),
-    "library": (library, LibraryCache),
-    "recompute": (recompute, NoCache),
+# In bfloat16 on a CPU a kernel is compiled for each batch size, so sequences are evicted in multiples of this.
+COMPILED = 8
+CACHES: dict[Decoding, Callable[[], DecodingCache]] = {
+    "fused": KVCache,
+    "batched": KVCache,
+    "transformers_cache": TransformersCache,
+    "recompute": TokenHistory,
 }
 
 
 @dataclass
-class Rows:
-    """The live rows of a wave: which response each is, its noise key, where its prompt starts, its last token."""
+class LiveSequences:
+    """The unfinished sequences of a generation batch, [B] each.
 
-    response: Array
-    key: Array
+    `response` is the number of the response in the batch, `key` its noise key, `start` how many positions of padding
+    are to the left of its prompt, `token` the last sampled token.
+    """
+
+    response: IntArray
+    key: noise.Bits
     start: Tensor
     token: Tensor
+
+    def compact(self, source: IntArray, target: IntArray, live: int) -> tuple[Tensor, Tensor]:
+        """Move sequences `source` to the places `target`, then keep the first `live`; the two as tensors."""
+        of, to = (torch.from_numpy(x).to(self.start.device) for x in (source, target))
+        self.response[target], self.key[target] = self.response[source], self.key[source]
+        self.start[to], self.token[to] = self.start[of], self.token[of]
+        self.response, self.key = self.response[:live], self.key[:live]
+        self.start, self.token = self.start[:live], self.token[:live]
+        return of, to
+
+
+class Sampled:
+    """The tokens and log-probs sampled so far for the R responses of a generation batch."""
+
+    def __init__(self, requests: Sequence[Request], max_tokens: int, float64: bool) -> None:
+        self.requests = requests
+        self.request_R = np.repeat(np.arange(len(requests)), [r.samples for r in requests])
+        self.sample_R = np.concatenate([np.arange(r.first, r.first + r.samples) for r in requests])
+        self.tokens_RL = np.zeros((len(self.request_R), min(max_tokens, GROWTH)), dtype=np.int64)
+        self.logps_RL = np.zeros(self.tokens_RL.shape, dtype=np.float64 if float64 else np.float32)
+
+    def keys(self) -> noise.Bits:
+        """The noise key of each response, [R]."""
+        seed = np.array([r.seed for r in self.requests], dtype=np.int64)
+        prompt = np.array([r.prompt_id for r in self.requests], dtype=np.int64)
+        return noise.keys(seed[self.request_R], prompt[self.request_R], self.sample_R)
+
+    def append(self, response_B: IntArray, position: int, token_B: Tensor, logp_B: Tensor) -> None:
+        """Store the token at `position` of the responses `response_B`, with its log-prob."""
+        if position == self.tokens_RL.shape[1]:
+            self.tokens_RL = np.concatenate([self.tokens_RL, np.zeros_like(self.tokens_RL)], axis=1)
+            self.logps_RL = np.concatenate([self.logps_RL, np.zeros_like(self.logps_RL)], axis=1)
+        self.tokens_RL[response_B, position] = token_B.cpu().numpy()
+        self.logps_RL[response_B, position] = logp_B.cpu().numpy()
+
+    def rollout(self, response: int, length: int, truncated: bool) -> Rollout:
+        """The response with the number `response`, of `length` tokens."""
+        request = self.requests[self.request_R[response]]
+        return Rollout(
+            request.prompt_id,
+            int(self.sample_R[response]),
+            self.tokens_RL[response, :length].tolist(),
+            self.logps_RL[response, :length].tolist(),
+            truncated,
+            request.group,
+            request.prompt_tokens,
+        )
 
 
 class BuiltinEngine:
@@ -52,7 +102,7 @@ class BuiltinEngine:
 
     @staticmethod
     def on_policy(dtype: str) -> bool:
-        """In bfloat16 sampling and learning round otherwise."""
+        """In bfloat16 sampling and learning round differently."""
         return dtype != "bfloat16"
 
     def __init__(self, policy: Policy, max_num_seqs: int = 512) -> None:
@@ -61,151 +111,133 @@ class BuiltinEngine:
         self.version = 0
         self.ways = supported_ways(policy)
         self.decoding = self.ways.decoding
-        compiled = policy.compute == torch.bfloat16 and policy.device.type == "cpu"
-        self.multiple = COMPILED if self.decoding == "fused" and compiled else 1
-        self.steps = 0  # decoding forwards so far
-        self.slots = 0  # rows through them: tokens sampled and, where `multiple` is not 1, a few finished rows
+        self.steps = 0  # decode steps so far
+        self.slots = (
+            0  # sequences in them, summed: the live ones and, where `eviction_multiple` is not 1, a few finished ones
+        )
+
+    @property
+    def eviction_multiple(self) -> int:
+        """Sequences are evicted in multiples of this."""
+        compiled = self.policy.compute == torch.bfloat16 and self.policy.device.type == "cpu"
+        return COMPILED if self.decoding == "fused" and compiled else 1
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """The weights are the learner's own: only the version is taken."""
+        """The weights are the learner's own: only the version is stored."""
         self.version = version
 
     def sample(
         self, requests: Sequence[Request], sampling: SamplingParams, on_done: OnDone | None = None
     ) -> list[Rollout]:
         """One `Rollout` for each sample of each request, in order."""
-        make, memory = WAYS[self.decoding]
-        alike = self.decoding in ("library", "recompute")  # which know no padding: prompts of one length together
-        order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_tokens) if alike else 0)
+        same_length = self.decoding in ("transformers_cache", "recompute")  # these ways do not support padding
+        order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_tokens) if same_length else 0)
         groups: dict[int, list[Rollout]] = {}
         model = self.policy.model
         training = model.training
         model.eval()
         try:
-            with torch.no_grad(), self.policy.computing():
-                step = make(self.policy) or plain(self.policy)
-                for wave in generation_batches([requests[i] for i in order], self.max_num_seqs, alike):
-                    rollouts = iter(self._decode(wave, sampling, step, memory(), on_done))
-                    for request in wave:
+            with torch.no_grad(), self.policy.in_compute_dtype():
+                step = (fused_step(self.policy) if self.decoding == "fused" else None) or model_step(self.policy)
+                for batch in generation_batches([requests[i] for i in order], self.max_num_seqs, same_length):
+                    rollouts = iter(self._generate(batch, sampling, step, on_done))
+                    for request in batch:
                         groups[order[len(groups)]] = list(islice(rollouts, request.samples))
         finally:
             model.train(training)
         return [rollout for i in range(len(requests)) for rollout in groups[i]]
 
-    def _decode(
-        self, requests: Sequence[Request], sampling: SamplingParams, step: Step, cache: Any, on_done: OnDone | None
+    def _generate(
+        self, requests: Sequence[Request], sampling: SamplingParams, step: Step, on_done: OnDone | None
     ) -> list[Rollout]:
-        device = self.policy.device
-        owner = np.repeat(np.arange(len(requests)), [r.samples for r in requests])
-        sample = np.concatenate([np.arange(r.first, r.first + r.samples) for r in requests])
-        prompt = np.array([r.prompt_id for r in requests], dtype=np.int64)[owner]
-        group = np.array([r.group for r in requests], dtype=np.int64)[owner]
-        seed = np.array([r.seed for r in requests], dtype=np.int64)[owner]
-        tokens = np.zeros((len(owner), min(sampling.max_tokens, GROWTH)), dtype=np.int64)
-        logps = np.zeros(tokens.shape, dtype=np.float64 if self.policy.float64 else np.float32)
-        eos = np.array(sampling.eos, dtype=np.int64)
-
+        """The responses of one generation batch, in order."""
+        sampled = Sampled(requests, sampling.max_tokens, self.policy.float64)
+        cache = CACHES[self.decoding]()
         logits_PV, start_P = self._prefill(requests, cache)
-        spread = torch.from_numpy(owner).to(device)
-        cache.spread(spread, min(sampling.max_tokens, GROWTH))
-        rows = Rows(np.arange(len(owner)), noise.keys(seed, prompt, sample), start_P[spread], spread)
-        logits_BV, padded = logits_PV[spread], bool(start_P.any())
+        padded = bool(start_P.any())
+        request_R = torch.from_numpy(sampled.request_R).to(self.policy.device)
+        cache.expand(request_R, min(sampling.max_tokens, GROWTH))
+        logits_BV = logits_PV[request_R]
+        live = LiveSequences(np.arange(len(request_R)), sampled.keys(), start_P[request_R], request_R)
         done: dict[int, Rollout] = {}
         for position in range(sampling.max_tokens):
-            uniform_B = torch.from_numpy(noise.uniforms(rows.key, position)).to(device)
-            rows.token, logp_B = draw(logits_BV, uniform_B, sampling)
-            token_B = rows.token.cpu().numpy()
-            if position == tokens.shape[1]:
-                tokens, logps = (np.concatenate([x, np.zeros_like(x)], axis=1) for x in (tokens, logps))
-            tokens[rows.response, position] = token_B
-            logps[rows.response, position] = logp_B.cpu().numpy()
-            ended_B = np.isin(token_B, eos)
-            if sampling.stop:
-                ended_B |= stopped(self.policy.tokenizer, tokens[rows.response, : position + 1], sampling.stop)
-            leaving_B = ended_B | (position + 1 == sampling.max_tokens)
-            for row in np.flatnonzero(leaving_B):
-                i = int(rows.response[row])
-                drawn = tokens[i, : position + 1].tolist(), logps[i, : position + 1].tolist()
-                done[i] = Rollout(
-                    int(prompt[i]),
-                    int(sample[i]),
-                    *drawn,
-                    not ended_B[row],
-                    int(group[i]),
-                    requests[owner[i]].prompt_tokens,
-                )
+            uniform_B = torch.from_numpy(noise.uniforms(live.key, position)).to(self.policy.device)
+            live.token, logp_B = sample_token(logits_BV, uniform_B, sampling)
+            sampled.append(live.response, position, live.token, logp_B)
+            ended_B = self._ended(sampled.tokens_RL, live.response, position, sampling)
+            finished_B = ended_B | (position + 1 == sampling.max_tokens)
+            for i in np.flatnonzero(finished_B):
+                response = int(live.response[i])
+                done[response] = sampled.rollout(response, position + 1, truncated=not ended_B[i])
                 if on_done:
-                    on_done(done[i])
-            if leaving_B.all():
+                    on_done(done[response])
+            if finished_B.all():
                 break
-            if leaving_B.any():
-                self._leave(rows, cache, leaving_B)
-            logits_BV = self._step(step, rows, cache, padded)
-        return [done[i] for i in range(len(owner))]
+            if finished_B.any():
+                self._evict(live, cache, finished_B)
+            logits_BV = self._step(step, live, cache, padded)
+        return [done[i] for i in range(len(request_R))]
 
-    def _prefill(self, requests: Sequence[Request], cache: Any) -> tuple[Tensor, Tensor]:
-        """Logits of the first response token, [P, V], and how many columns of left padding each prompt has, [P]."""
-        device = self.policy.device
+    def _prefill(self, requests: Sequence[Request], cache: DecodingCache) -> tuple[Tensor, Tensor]:
+        """Logits of the first response token, [P, V], and the positions of left padding of each prompt, [P]."""
         width = max(len(r.prompt_tokens) for r in requests)
         ids = torch.full((len(requests), width), self.policy.pad, dtype=torch.int64)
         for i, request in enumerate(requests):
             ids[i, width - len(request.prompt_tokens) :] = torch.tensor(request.prompt_tokens)
-        start_P = torch.tensor([width - len(r.prompt_tokens) for r in requests], device=device)
-        columns = torch.arange(width, device=device)
-        mask = (columns >= start_P[:, None]).long() if bool(start_P.any()) else None
-        ids = ids.to(device)
-        if isinstance(cache, RowCache):
-            hidden = self.policy.hidden(ids, (columns - start_P[:, None]).clamp(min=0), mask, cache)
-        else:
-            hidden = cache.prefill(self.policy, ids)
-        return self.policy.logits(hidden[:, -1]), start_P
+        start_P = torch.tensor([width - len(r.prompt_tokens) for r in requests], device=self.policy.device)
+        hidden_PLD = cache.prefill(self.policy, ids.to(self.policy.device), start_P, bool(start_P.any()))
+        return self.policy.logits(hidden_PLD[:, -1]), start_P
 
-    def _step(self, step: Step, rows: Rows, cache: Any, padded: bool) -> Tensor:
-        """Feed each live row its last token; the logits of the next, [B, V]."""
+    def _ended(self, tokens_RL: IntArray, response_B: IntArray, position: int, sampling: SamplingParams) -> BoolArray:
+        """Which live sequences end with the token at `position`, bool [B]."""
+        ended_B = np.isin(tokens_RL[response_B, position], np.array(sampling.eos, dtype=np.int64))
+        if sampling.stop:
+            ended_B |= stopped(self.policy.tokenizer, tokens_RL[response_B, : position + 1], sampling.stop)
+        return ended_B
+
+    def _step(self, step: Step, live: LiveSequences, cache: DecodingCache, padded: bool) -> Tensor:
+        """Feed each live sequence its last token; the logits of the next one, [B, V]."""
         self.steps += 1
-        self.slots += cache.rows
-        return self.policy.logits(step(rows.token, rows.start, padded, cache))[: len(rows.response)]
+        self.slots += cache.sequences
+        return self.policy.logits(step(live.token, live.start, padded, cache))[: len(live.response)]
 
-    def _leave(self, rows: Rows, cache: Any, leaving_B: Array) -> None:
-        """Fill the places of finished rows with the last live ones, and shrink the batch to the live rows."""
-        live = int((~leaving_B).sum())
-        target = np.flatnonzero(leaving_B[:live])
-        source = live + np.flatnonzero(~leaving_B[live:])
-        to, of = (torch.from_numpy(x).to(rows.start.device) for x in (target, source))
-        cache.keep(live if live < self.multiple else -(-live // self.multiple) * self.multiple, of, to)
-        for name in ("response", "key"):
-            value = getattr(rows, name)
-            value[target] = value[source]
-            setattr(rows, name, value[:live])
-        for name in ("start", "token"):
-            value = getattr(rows, name)
-            value[to] = value[of]
-            setattr(rows, name, value[:live])
+    def _evict(self, live: LiveSequences, cache: DecodingCache, finished_B: BoolArray) -> None:
+        """Fill the places of finished sequences with the last live ones, and shrink the batch to the live ones."""
+        count, multiple = int((~finished_B).sum()), self.eviction_multiple
+        target = np.flatnonzero(finished_B[:count])
+        source = count + np.flatnonzero(~finished_B[count:])
+        moved = live.compact(source, target, count)
+        cache.compact(count if count < multiple else -(-count // multiple) * multiple, *moved)
 
 
 def supported_ways(policy: Policy) -> Ways:
-    """How the policy is computed: what its configuration allows, less what a trial on it shows to be wrong."""
+    """How the policy is computed: what its configuration allows, except what fails in a trial on the policy itself."""
     ways = policy.ways
     if ways.packed and not policy.can_pack:
-        ways = replace(ways, packed=False, why=ways.why or "packed tokens gave other hidden states in a trial")
-    if ways.decoding == "fused" and not fuses(policy):
+        ways = replace(ways, packed=False, why=ways.why or "packed tokens gave different hidden states in a trial")
+    if ways.decoding == "fused" and not fused_step_agrees(policy):
         adapted = policy.model is not policy.causal
-        why = "no step is written out for adapters" if adapted else "the written-out step differed in a trial"
-        ways = replace(ways, decoding="rows", why=ways.why or why)
+        why = "no fused decode step for adapters" if adapted else "the fused decode step differed in a trial"
+        ways = replace(ways, decoding="batched", why=ways.why or why)
     return ways
 
 
-def generation_batches(requests: Sequence[Request], max_num_seqs: int, alike: bool = False) -> Iterator[list[Request]]:
-    """Requests in order, as many at a time as have at most `max_num_seqs` samples (a larger one goes alone).
+def generation_batches(
+    requests: Sequence[Request], max_num_seqs: int, same_length: bool = False
+) -> Iterator[list[Request]]:
+    """Requests in order, in batches of at most `max_num_seqs` samples (a request with more is a batch of its own).
 
-    `alike` ones have prompts of one length.
+    With `same_length`, the prompts of a batch have the same length.
+
+    >>> [[r.prompt_id for r in batch] for batch in generation_batches([Request(i, [7], 3) for i in range(3)], 7)]
+    [[0, 1], [2]]
     """
-    wave: list[Request] = []
+    batch: list[Request] = []
     for request in requests:
-        other = alike and wave and len(wave[0].prompt_tokens) != len(request.prompt_tokens)
-        if wave and (other or sum(r.samples for r in wave) + request.samples > max_num_seqs):
-            yield wave
-            wave = []
-        wave.append(request)
-    if wave:
-        yield wave
+        other = same_length and batch and len(batch[0].prompt_tokens) != len(request.prompt_tokens)
+        if batch and (other or sum(r.samples for r in batch) + request.samples > max_num_seqs):
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch

@@ -1,4 +1,4 @@
-"""An engine without a model, for tests of everything around it."""
+"""An engine without a model, for tests of the code around engines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sieverl.types import Rollout
 
 
 class FakeEngine:
-    """Answers with `respond(request, sample) -> token ids`; log-probs are -1; responses over `max_tokens` are cut."""
+    """Answers with `respond(request, sample) -> token ids`; log-probs are -1; longer responses are truncated."""
 
     def __init__(self, respond: Callable[[Request, int], Sequence[int]]) -> None:
         self.respond = respond

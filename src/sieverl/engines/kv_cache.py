@@ -1,25 +1,52 @@
-"""Key/value memory for decoding: allocated in few pieces, rows leave in place, one row a response.
+"""What decoding remembers of a generation batch: a KV cache that grows in few steps and is compacted in place.
 
-Legend: B rows, H key/value heads, C columns (allocated), L columns in use, D head size.
+Legend: B sequences, P prompts, H key/value heads, C positions allocated, L positions in use, D size of a head or of a
+hidden state, M moved sequences.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from sieverl.model.policy import Policy
+from sieverl.model.shapes import BoolBL, FloatBD, FloatBHLD, FloatPLD, IntB, IntM, IntP, IntPL
 
-GROWTH = 64  # columns added at the least when the memory is full
+GROWTH = 64  # positions added at least when the cache is full
 
 
-class RowLayer(CacheLayerMixin):
-    """Keys and values of one layer, [B, H, C, D]; the first L columns are in use.
+class DecodingCache(Protocol):
+    """The state of the sequences of one generation batch, from their prompts to their last tokens."""
 
-    Sliding-window layers use it too: old columns stay and the mask hides them.
+    @property
+    def sequences(self) -> int:
+        """Sequences held: the live ones and, where eviction is in multiples, a few finished ones."""
+        ...
+
+    def prefill(self, policy: Policy, ids_PL: IntPL, start_P: IntP, padded: bool) -> FloatPLD:
+        """Hidden states of left-padded prompts, [P, L, D]. `start_P` is the padding of each; `padded`: any has some."""
+        ...
+
+    def feed(self, policy: Policy, token_B: IntB, start_B: IntB, padded: bool) -> FloatBD:
+        """Hidden states after one more token in each sequence, [B, D], by the model's own forward."""
+        ...
+
+    def expand(self, source: IntB, room: int) -> None:
+        """Sequence i becomes a copy of sequence source[i] (a group shares its prefill), with `room` more positions."""
+        ...
+
+    def compact(self, sequences: int, source: IntM, target: IntM) -> None:
+        """Move sequences `source` to the places `target`, then keep the first `sequences`: the rest is evicted."""
+        ...
+
+
+class KVLayer(CacheLayerMixin):
+    """Keys and values of one layer, [B, H, C, D]; the first L positions are in use.
+
+    Sliding-window layers use it too: old positions stay and the mask hides them.
     """
 
     is_sliding = False
@@ -28,11 +55,13 @@ class RowLayer(CacheLayerMixin):
         super().__init__()
         self.used = 0
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+    def lazy_initialization(self, key_states: FloatBHLD, value_states: Tensor) -> None:
         self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: FloatBHLD, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.used + key_states.shape[2]
@@ -42,27 +71,26 @@ class RowLayer(CacheLayerMixin):
         self.used = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def reserve(self, columns: int) -> None:
-        """Make room for `columns` columns, zero where new: masked, but products go over them."""
-        if columns > self.keys.shape[2]:
-            self.resize(max(columns, self.used + GROWTH))
+    def reserve(self, positions: int) -> None:
+        """Allocate at least `positions` positions; new ones are zero, since masked matrix multiplications read them."""
+        if positions > self.keys.shape[2]:
+            self.resize(max(positions, self.used + GROWTH))
 
-    def resize(self, columns: int, source: Tensor | None = None) -> None:
-        """Move to memory of `columns` columns; with `source`, row i becomes a copy of row source[i]."""
-        self.keys, self.values = (self._moved(x, columns, source) for x in (self.keys, self.values))
+    def resize(self, positions: int, source: IntB | None = None) -> None:
+        """Reallocate with `positions` positions; with `source`, sequence i becomes a copy of sequence source[i]."""
+        self.keys, self.values = (self._resized(x, positions, source) for x in (self.keys, self.values))
 
-    def _moved(self, old: Tensor, columns: int, source: Tensor | None) -> Tensor:
-        rows, heads, _, size = old.shape
-        new = old.new_zeros(rows if source is None else len(source), heads, columns, size)
+    def _resized(self, old: Tensor, positions: int, source: Tensor | None) -> Tensor:
+        sequences, heads, _, size = old.shape
+        new = old.new_zeros(sequences if source is None else len(source), heads, positions, size)
         new[:, :, : self.used] = old[:, :, : self.used] if source is None else old[source, :, : self.used]
         return new
 
-    def keep(self, rows: int, source: Tensor, target: Tensor) -> None:
-        """Copy rows `source` to `target`, then keep the first `rows`."""
+    def compact(self, sequences: int, source: IntM, target: IntM) -> None:
         for x in (self.keys, self.values):
             if len(source):
                 x[target, :, : self.used] = x[source, :, : self.used]
-        self.keys, self.values = self.keys[:rows], self.values[:rows]
+        self.keys, self.values = self.keys[:sequences], self.values[:sequences]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.used + query_length, 0
@@ -74,94 +102,111 @@ class RowLayer(CacheLayerMixin):
         return -1
 
 
-class RowCache(Cache):
-    """One `RowLayer` a layer of the model, made as layers first write."""
+class KVCache(Cache):
+    """Keys and values of left-padded sequences: one `KVLayer` a layer of the model, made when it first writes."""
 
     def __init__(self) -> None:
-        super().__init__(layer_class_to_replicate=RowLayer)
+        super().__init__(layer_class_to_replicate=KVLayer)
 
-    def spread(self, source: Tensor, room: int) -> None:
-        """Row i becomes a copy of row source[i] (a group shares its prefill), with `room` more columns."""
+    @property
+    def sequences(self) -> int:
+        return len(self.layers[0].keys)
+
+    def prefill(self, policy: Policy, ids_PL: IntPL, start_P: IntP, padded: bool) -> FloatPLD:
+        position_L = torch.arange(ids_PL.shape[1], device=ids_PL.device)
+        mask_PL = (position_L >= start_P[:, None]).long() if padded else None
+        return policy.hidden(ids_PL, (position_L - start_P[:, None]).clamp(min=0), mask_PL, self)
+
+    def feed(self, policy: Policy, token_B: IntB, start_B: IntB, padded: bool) -> FloatBD:
+        used = self.get_seq_length()
+        mask_BL = attended(start_B, used, used + 1).long() if padded else None
+        return policy.hidden(token_B[:, None], (used - start_B)[:, None], mask_BL, self)[:, -1]
+
+    def expand(self, source: IntB, room: int) -> None:
         for layer in self.layers:
             layer.resize(layer.used + room, source)
 
-    def reserve(self, columns: int) -> int:
-        """Make room for `columns` columns in every layer; how many there are now."""
+    def compact(self, sequences: int, source: IntM, target: IntM) -> None:
         for layer in self.layers:
-            layer.reserve(columns)
+            layer.compact(sequences, source, target)
+
+    def reserve(self, positions: int) -> int:
+        """Allocate at least `positions` positions in every layer; how many there are now."""
+        for layer in self.layers:
+            layer.reserve(positions)
         return int(self.layers[0].keys.shape[2])
 
-    @property
-    def rows(self) -> int:
-        """Rows of the memory: the live ones and, where that is quicker, a few finished ones."""
-        return len(self.layers[0].keys)
 
-    def keep(self, rows: int, source: Tensor, target: Tensor) -> None:
-        """Copy rows `source` to `target` in every layer, then keep the first `rows`."""
-        for layer in self.layers:
-            layer.keep(rows, source, target)
-
-
-class LibraryCache:
-    """The library's own memory of rows without padding, whatever it is made of: attention, convolutions, states."""
+class TransformersCache:
+    """The model's own cache in transformers (keys and values, convolutions, states); no sequence has padding."""
 
     def __init__(self) -> None:
-        self.memory: Any = None
-        self.rows = 0
+        self.cache: Cache | None = None
+        self.sequences = 0
         self.used = 0
 
-    def prefill(self, policy: Policy, ids_PL: Tensor) -> Tensor:
-        """Hidden states of prompts of one length, [P, L, D]."""
-        self.rows = len(ids_PL)
-        return self.feed(policy, ids_PL)
+    def prefill(self, policy: Policy, ids_PL: IntPL, start_P: IntP, padded: bool) -> FloatPLD:
+        self.sequences = len(ids_PL)
+        return self._forward(policy, ids_PL)
 
-    def feed(self, policy: Policy, ids_BL: Tensor) -> Tensor:
-        """Hidden states of the next tokens of each row, [B, L, D]."""
-        hidden_BLD, self.memory = policy.continued(ids_BL, self.memory, self.used)
+    def feed(self, policy: Policy, token_B: IntB, start_B: IntB, padded: bool) -> FloatBD:
+        return self._forward(policy, token_B[:, None])[:, -1]
+
+    def _forward(self, policy: Policy, ids_BL: Tensor) -> Tensor:
+        hidden_BLD, self.cache = policy.hidden_with_own_cache(ids_BL, self.cache, self.used)
         self.used += ids_BL.shape[1]
         return hidden_BLD
 
-    def spread(self, source: Tensor, room: int) -> None:
-        """Row i becomes a copy of row source[i]."""
-        self.rows = len(source)
-        self.memory.reorder_cache(source)
+    def expand(self, source: IntB, room: int) -> None:
+        assert self.cache is not None, "prefill comes first"
+        self.sequences = len(source)
+        self.cache.reorder_cache(source)
 
-    def keep(self, rows: int, source: Tensor, target: Tensor) -> None:
-        """Copy rows `source` to `target`, then keep the first `rows`."""
-        self.spread(kept(rows, source, target), 0)
+    def compact(self, sequences: int, source: IntM, target: IntM) -> None:
+        self.expand(compacted(sequences, source, target), 0)
 
 
-class NoCache:
-    """The tokens of each row so far, [B, L], for a family that keeps no memory."""
+class TokenHistory:
+    """The token ids of each sequence so far, [B, L], for models without a usable cache: each step recomputes all."""
 
     def __init__(self) -> None:
-        self.ids = torch.empty(0, 0, dtype=torch.int64)
-
-    def prefill(self, policy: Policy, ids_PL: Tensor) -> Tensor:
-        """Hidden states of prompts of one length, [P, L, D]."""
-        self.ids = ids_PL
-        return policy.hidden(ids_PL)
+        self.ids_BL = torch.empty(0, 0, dtype=torch.int64)
 
     @property
-    def rows(self) -> int:
-        """Rows that are decoded."""
-        return len(self.ids)
+    def sequences(self) -> int:
+        return len(self.ids_BL)
 
-    def spread(self, source: Tensor, room: int) -> None:
-        """Row i becomes a copy of row source[i]."""
-        self.ids = self.ids[source]
+    def prefill(self, policy: Policy, ids_PL: IntPL, start_P: IntP, padded: bool) -> FloatPLD:
+        self.ids_BL = ids_PL
+        return policy.hidden(ids_PL)
 
-    def keep(self, rows: int, source: Tensor, target: Tensor) -> None:
-        """Copy rows `source` to `target`, then keep the first `rows`."""
-        self.spread(kept(rows, source, target), 0)
+    def feed(self, policy: Policy, token_B: IntB, start_B: IntB, padded: bool) -> FloatBD:
+        self.ids_BL = torch.cat([self.ids_BL, token_B[:, None]], 1)
+        return policy.hidden(self.ids_BL)[:, -1]
+
+    def expand(self, source: IntB, room: int) -> None:
+        self.ids_BL = self.ids_BL[source]
+
+    def compact(self, sequences: int, source: IntM, target: IntM) -> None:
+        self.expand(compacted(sequences, source, target), 0)
 
 
-def kept(rows: int, source: Tensor, target: Tensor) -> Tensor:
-    """Which row stands in each of the first `rows` places once rows `source` have moved to `target`.
+def compacted(sequences: int, source: IntM, target: IntM) -> IntB:
+    """Which sequence is at each of the first `sequences` places once sequences `source` have moved to `target`.
 
-    >>> kept(3, torch.tensor([4]), torch.tensor([1])).tolist()
+    >>> compacted(3, torch.tensor([4]), torch.tensor([1])).tolist()
     [0, 4, 2]
     """
-    index = torch.arange(rows, device=source.device)
+    index = torch.arange(sequences, device=source.device)
     index[target] = source
     return index
+
+
+def attended(start_B: IntB, newest: int, positions: int) -> BoolBL:
+    """Which of the first `positions` positions the token at position `newest` attends to, bool [B, positions].
+
+    >>> attended(torch.tensor([0, 2]), 2, 4).long().tolist()
+    [[1, 1, 1, 0], [0, 0, 1, 0]]
+    """
+    position_L = torch.arange(positions, device=start_B.device)
+    return (position_L >= start_B[:, None]) & (position_L <= newest)

@@ -1,4 +1,4 @@
-"""What an engine is: tokens in, tokens and log-probs out. Any object with `sample` and `load` will do."""
+"""The engine protocol: token ids in, token ids and log-probs out. An object with `sample` and `load` is an engine."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sieverl.types import Rollout
 class Request:
     """`samples` responses to one prompt: sample indices `first` to `first + samples - 1`.
 
-    Noise is a function of (`seed`, `prompt_id`, sample, position). `group` is the caller's own number; it and the
-    prompt's tokens come back with each rollout.
+    Noise is a function of (`seed`, `prompt_id`, sample, position). `group` is a number of the caller's; it and the
+    prompt's tokens are returned with each rollout.
     """
 
     prompt_id: int
@@ -30,9 +30,10 @@ class Request:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How responses are sampled. Temperature 0 is greedy. Every id of `eos` and every string of `stop` ends a response.
+    """How responses are sampled: at most `max_tokens` tokens, until an id of `eos` or a string of `stop`.
 
-    `top_p` below 1 and `top_k` above 0 are for evaluation only: they change the distribution that log-probs refer to.
+    Temperature 0 is greedy. `top_p` below 1 and `top_k` above 0 are for evaluation only: they change the distribution
+    that log-probs refer to.
     """
 
     max_tokens: int
@@ -47,26 +48,26 @@ OnDone = Callable[[Rollout], None]
 
 
 class Engine(Protocol):
-    """Token ids in, token ids and log-probs out."""
+    """Samples responses from the current weights."""
 
     def sample(
         self, requests: Sequence[Request], sampling: SamplingParams, on_done: OnDone | None = None
     ) -> list[Rollout]:
-        """Responses in the order of the requests, sample by sample; `on_done` sees each as it ends, in any order."""
+        """Responses in the order of the requests, sample by sample; `on_done` gets each when it ends, in any order."""
         ...
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Take new weights, by the names of the model's parameters; `version` is the number of steps trained."""
+        """Use new weights, given by parameter name; `version` is the number of steps trained."""
         ...
 
 
 class EngineClass(Protocol):
-    """An engine that a recipe can name, and what it can do."""
+    """An engine that a recipe can name, and what it supports."""
 
-    stop_strings: bool  # whether it ends responses at `SamplingParams.stop`
+    stop_strings: bool  # whether responses end at `SamplingParams.stop`
 
     def __call__(self, policy: Policy, max_num_seqs: int) -> Engine: ...
 
     def on_policy(self, dtype: str) -> bool:
-        """Whether its log-probs in `dtype` are the learner's own, so that they need no importance sampling."""
+        """Whether its log-probs in `dtype` equal the learner's, so that no importance sampling is needed."""
         ...

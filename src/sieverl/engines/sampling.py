@@ -1,22 +1,26 @@
-"""One token from logits: inverse CDF of a given uniform, and its log-probability at the sampling temperature."""
+"""One token from logits: inverse CDF of a given uniform, and its log-probability at the sampling temperature.
+
+Legend: B live sequences, V vocabulary.
+"""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from sieverl.engines.protocol import SamplingParams
+from sieverl.model.shapes import FloatB, FloatBV, IntB
 
-CHUNK_BYTES = 64 << 20  # float64 cumulative sums are taken over so many rows at a time
+CHUNK_BYTES = 64 << 20  # float64 cumulative sums held at a time
 
 
-def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
-    """Token ids, int64 [B], and their log-probs, [B], in float32 (float64 for float64 logits).
+def sample_token(logits_BV: FloatBV, uniform_B: FloatB, sampling: SamplingParams) -> tuple[IntB, FloatB]:
+    """Token ids, int64 [B], and their log-probs in nats, [B], in float32 (float64 for float64 logits).
 
     Greedy at temperature 0, with log-probs at temperature 1. The same uniform always gives the same token for the same
     logits, whatever else is in the batch.
 
-    >>> tokens, logp = draw(torch.zeros(1, 4), torch.tensor([0.6], dtype=torch.float64), SamplingParams(1, (0,)))
+    >>> logits, uniform = torch.zeros(1, 4), torch.tensor([0.6], dtype=torch.float64)
+    >>> tokens, logp = sample_token(logits, uniform, SamplingParams(1, (0,)))
     >>> tokens.item(), round(logp.exp().item(), 6)
     (2, 0.25)
     """
@@ -38,14 +42,19 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, sampling: SamplingParams) -> tupl
     return token_B, logp_BV.gather(1, token_B[:, None])[:, 0]
 
 
-def _inverse_cdf(logp_BV: Tensor, uniform_B: Tensor) -> Tensor:
+def _inverse_cdf(logp_BV: FloatBV, uniform_B: FloatB) -> IntB:
     cdf_BV = logp_BV.exp().cumsum(-1, dtype=torch.float64)
     target_B1 = uniform_B[:, None] * cdf_BV[:, -1:]
     return torch.searchsorted(cdf_BV, target_B1, right=True)[:, 0].clamp(max=cdf_BV.shape[1] - 1)
 
 
-def restrict(logits_BV: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Only the `top_k` most likely tokens, and of these the smallest set whose probability reaches `top_p`."""
+def restrict(logits_BV: FloatBV, top_k: int, top_p: float) -> FloatBV:
+    """The logits with all but some tokens at -inf: the `top_k` most likely (0: all), and of these the smallest set
+    whose probability reaches `top_p`.
+
+    >>> restrict(torch.tensor([[1.0, 3.0, 2.0]]), 2, 1.0).tolist()
+    [[-inf, 3.0, 2.0]]
+    """
     if top_k:
         floor_B1 = logits_BV.topk(min(top_k, logits_BV.shape[-1]), -1).values[:, -1:]
         logits_BV = logits_BV.masked_fill(logits_BV < floor_B1, -torch.inf)

@@ -1,15 +1,15 @@
-"""Continuous batching of transformers as an engine: paged memory and, on a GPU, its CUDA graphs and flash attention.
+"""Continuous batching of transformers as an engine: a paged KV cache and, on a GPU, CUDA graphs and flash attention.
 
 It samples from the learner's own weights, as the built-in engine does. But noise comes from PyTorch's generator, in the
-order in which the library schedules the responses, and log-probs from other kernels than the learner's: the learner
-scores its own beside them.
+order in which transformers schedules the responses, and log-probs from other kernels than the learner's, so that they
+count as off-policy.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,8 +22,11 @@ from sieverl.model import attention
 from sieverl.model.policy import Policy
 from sieverl.types import Rollout
 
-PAGE = 256  # tokens of a page of keys and values: what flash attention asks for
-FORWARD = 1024  # tokens of a forward, at least
+if TYPE_CHECKING:
+    from transformers import ContinuousBatchingManager
+
+PAGE = 256  # tokens in a page of the KV cache: what flash attention asks for
+FORWARD = 1024  # tokens in a forward, at least
 INSTEAD = 'use rollout.engine = "torch"'
 
 
@@ -34,7 +37,7 @@ class TransformersEngine:
 
     @staticmethod
     def on_policy(dtype: str) -> bool:
-        """Its kernels round otherwise than the learner's."""
+        """Its kernels round differently from the learner's."""
         return False
 
     def __init__(self, policy: Policy, max_num_seqs: int = 512) -> None:
@@ -43,7 +46,7 @@ class TransformersEngine:
         self.version = 0
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """The weights are the learner's own: only the version is taken."""
+        """The weights are the learner's own: only the version is stored."""
         self.version = version
 
     def sample(
@@ -51,17 +54,17 @@ class TransformersEngine:
     ) -> list[Rollout]:
         """One `Rollout` for each sample of each request, in order.
 
-        Every response is a request of its own to the library: forked ones would share their first token
-        (transformers 5.19 forks after it is drawn).
+        Every response is a request of its own to transformers: forked ones would share their first token
+        (transformers 5.19 forks after sampling it). Raises a UsageError for what continuous batching does not support.
         """
         if sampling.stop:
-            raise UsageError(f"continuous batching knows no stop strings; {INSTEAD}")
-        wanted = [(r, r.first + i) for r in requests for i in range(r.samples)]
+            raise UsageError(f"continuous batching does not support stop strings; {INSTEAD}")
+        samples = [(r, r.first + i) for r in requests for i in range(r.samples)]
         done: dict[int, Rollout] = {}
-        with torch.no_grad(), self.policy.computing(), self._serving(requests, sampling) as manager:
-            for i, (request, _) in enumerate(wanted):
+        with torch.no_grad(), self.policy.in_compute_dtype(), self._serving(requests, sampling) as manager:
+            for i, (request, _) in enumerate(samples):
                 manager.add_request(list(request.prompt_tokens), request_id=str(i))
-            while len(done) < len(wanted):
+            while len(done) < len(samples):
                 result = manager.get_result(timeout=1)
                 if result is None and manager.is_running():
                     continue
@@ -69,29 +72,34 @@ class TransformersEngine:
                     why = result.error if result else manager.background_thread_status.fatal_error
                     raise UsageError(f"continuous batching stopped: {why}; {INSTEAD}")
                 i = int(result.request_id)
-                request, sample = wanted[i]
+                request, sample = samples[i]
                 tokens, logp = result.generated_tokens, result.logprobs
-                cut = tokens[-1] not in sampling.eos
-                done[i] = Rollout(request.prompt_id, sample, tokens, logp, cut, request.group, request.prompt_tokens)
+                truncated = tokens[-1] not in sampling.eos
+                done[i] = Rollout(
+                    request.prompt_id, sample, tokens, logp, truncated, request.group, request.prompt_tokens
+                )
                 if on_done:
                     on_done(done[i])
-        return [done[i] for i in range(len(wanted))]
+        return [done[i] for i in range(len(samples))]
 
     @contextlib.contextmanager
-    def _serving(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Any]:
-        """A running manager of the library's, with memory for as many of the responses as `max_num_seqs`."""
+    def _serving(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[ContinuousBatchingManager]:
+        """A running manager, with a KV cache for at most `max_num_seqs` of the responses."""
         model = self.policy.causal
         before = model.config._attn_implementation
-        if before == attention.NAME:  # which knows no pages
+        if before == attention.NAME:  # which does not support a paged cache
             model.set_attn_implementation("sdpa")
         manager = None
         try:
             try:
-                drawn, memory = how(sampling, self.policy.pad), self._memory(requests, sampling)
-                manager = model.init_continuous_batching(drawn, memory)
+                manager = model.init_continuous_batching(
+                    generation_config(sampling, self.policy.pad), self._batching_config(requests, sampling)
+                )
                 manager.warmup()  # CUDA graphs, on a GPU
-            except Exception as error:  # a family that it does not take may fail in any way
-                raise UsageError(f"{type(model).__name__} takes no continuous batching: {error}; {INSTEAD}") from error
+            except Exception as error:  # an unsupported model may fail in any way
+                raise UsageError(
+                    f"{type(model).__name__} does not support continuous batching: {error}; {INSTEAD}"
+                ) from error
             manager.start()
             yield manager
         finally:
@@ -101,30 +109,31 @@ class TransformersEngine:
                 manager.destroy()
             model.set_attn_implementation(before)
 
-    def _memory(self, requests: Sequence[Request], sampling: SamplingParams) -> ContinuousBatchingConfig:
-        rows = min(self.max_num_seqs, sum(r.samples for r in requests))
+    def _batching_config(self, requests: Sequence[Request], sampling: SamplingParams) -> ContinuousBatchingConfig:
+        """Sizes for at most `max_num_seqs` of the responses, and a seed that depends on the requests alone."""
+        sequences = min(self.max_num_seqs, sum(r.samples for r in requests))
         longest = max(len(r.prompt_tokens) for r in requests) + sampling.max_tokens
         entropy = [x for r in requests for x in (r.seed, r.prompt_id, r.first)]
         return ContinuousBatchingConfig(
             page_size=PAGE,
-            num_blocks=rows * -(-longest // PAGE),
-            max_batch_tokens=max(FORWARD, rows),
-            max_requests_per_batch=rows,
+            num_blocks=sequences * -(-longest // PAGE),
+            max_batch_tokens=max(FORWARD, sequences),
+            max_requests_per_batch=sequences,
             return_logprobs=True,
             seed=int(np.random.SeedSequence(entropy).generate_state(1)[0]),
         )
 
 
-def how(sampling: SamplingParams, pad: int) -> GenerationConfig:
-    """Our sampling in the library's words."""
-    drawn: dict[str, Any] = {"do_sample": False}
+def generation_config(sampling: SamplingParams, pad: int) -> GenerationConfig:
+    """The sampling parameters as transformers names them."""
+    given: dict[str, float] = {"do_sample": False}
     if sampling.temperature:
-        drawn = {
+        given = {
             "do_sample": True,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
         }
     return GenerationConfig(
-        max_new_tokens=sampling.max_tokens, eos_token_id=list(sampling.eos), pad_token_id=pad, **drawn
+        max_new_tokens=sampling.max_tokens, eos_token_id=list(sampling.eos), pad_token_id=pad, **given
     )

@@ -20,7 +20,7 @@ def exact_kl(policy: Policy, reference: Policy, samples: Sequence[Sample], budge
     total = tokens = 0.0
     for group in micro_batches(samples, budget):
         where = layout([samples[i] for i in group], policy.device)
-        hidden = [p.hidden_at(where) for p in (policy, reference)]
+        hidden = [p.response_hidden(where) for p in (policy, reference)]
         for rows in chunks(len(where.target_T), policy.head.weight.shape[0]):
             logp_TV, logq_TV = (_logp(p, h[rows]) for p, h in zip((policy, reference), hidden, strict=True))
             total += float((logp_TV.exp() * (logp_TV - logq_TV)).sum())
@@ -30,6 +30,6 @@ def exact_kl(policy: Policy, reference: Policy, samples: Sequence[Sample], budge
 
 
 def _logp(policy: Policy, hidden_TD: Tensor) -> Tensor:
-    with policy.computing():
+    with policy.in_compute_dtype():
         logits_TV = policy.logits(hidden_TD)
     return (logits_TV if policy.float64 else logits_TV.float()).log_softmax(-1)

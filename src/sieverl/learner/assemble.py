@@ -1,4 +1,7 @@
-"""From samples and their log-probs to the `Tokens` that an algorithm's loss is made of. Legend: T response tokens."""
+"""From samples and their log-probs to the `Tokens` that an algorithm's loss is computed from.
+
+Legend: T response tokens, S samples.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sieverl.algorithms.shapes import FloatT
 from sieverl.algorithms.tokens import Denominator, Tokens
 from sieverl.learner.batches import Sample
 
@@ -15,12 +19,12 @@ TIS_CAP = 2.0  # C of min(pi_old / pi_engine, C): truncated importance sampling
 
 def as_tokens(
     samples: Sequence[Sample],
-    logp_T: Tensor,
-    entropy_T: Tensor | None = None,
+    logp_T: FloatT,
+    entropy_T: FloatT | None = None,
     denominator: Denominator | None = None,
     importance_sampling: bool = False,
 ) -> Tokens:
-    """The tokens of a micro-batch. `importance_sampling` weighs each by min(pi_old / pi_engine, TIS_CAP)."""
+    """The tokens of a micro-batch. `importance_sampling` weights each by min(pi_old / pi_engine, TIS_CAP)."""
     device = logp_T.device
     sizes = torch.tensor([len(s.response_tokens) for s in samples], device=device)
     response_T = torch.repeat_interleave(torch.arange(len(samples), device=device), sizes)
@@ -31,7 +35,7 @@ def as_tokens(
     weight_T = None
     if importance_sampling:
         engine_T = logp_T.new_tensor([x for s in samples for x in s.engine_logp])
-        scored_T = logp_T.detach() if old_T is None else old_T  # this very policy, with one update a batch
+        scored_T = logp_T.detach() if old_T is None else old_T  # with one update a step, pi_old is this policy
         weight_T = (scored_T - engine_T).exp().clamp(max=TIS_CAP)
     kept_T = None
     if not all(s.kept for s in samples):
@@ -54,8 +58,11 @@ def as_tokens(
     )
 
 
-def joined(samples: Sequence[Sample], name: str, like_T: Tensor) -> Tensor | None:
-    """A value per token of all samples, [T]; zeros for responses without one, which are here for a penalty only."""
+def joined(samples: Sequence[Sample], name: str, like_T: FloatT) -> FloatT | None:
+    """The field `name` of all samples, [T], with zeros for samples that lack it; None if all lack it.
+
+    Samples that are there only for a penalty lack old log-probs and values. `like_T` gives dtype and device.
+    """
     parts: list[Tensor | None] = [getattr(s, name) for s in samples]
     if all(part is None for part in parts):
         return None

@@ -1,7 +1,7 @@
-"""Cut, drop, balance: from credited responses to mini-batches and micro-batches.
+"""Cut, drop, balance: from responses with credit to mini-batches and micro-batches.
 
 Mini-batches are a partition of the sampled prompts by prompt order, made before selection, so the number of optimiser
-steps is fixed and dropping a response equals masking it. Legend: R responses of all ranks, S samples to compute.
+steps is fixed and dropping a response equals masking it. Legend: R responses of all ranks, T tokens of one response.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from sieverl.algorithms.algorithm import Algorithm
+from sieverl.algorithms.shapes import FloatT, IntR
 from sieverl.algorithms.tokens import Denominator
-from sieverl.types import Array, Credit, Responses, Rollout
+from sieverl.types import Credit, Responses, Rollout
 
 
 @dataclass
 class Sample:
-    """One response that the learner computes: its tokens, its advantage, and what was scored before the first step.
+    """One response that the learner computes: its tokens, its advantage, and what is scored before the first step.
 
-    `old_logp`, `ref_logp`, `value`, `token_advantage` and `value_target` are per response token, filled in by the
-    learner when needed. `pair` is the group of a preference pair, -1 without one.
+    `old_logp`, `ref_logp`, `value`, `token_advantage` and `value_target` are per response token, set by the learner
+    when the algorithm needs them. `pair` is the group of a preference pair, -1 without one.
     """
 
     prompt_tokens: Sequence[int]
@@ -31,11 +31,11 @@ class Sample:
     advantage: float = 0.0
     kept: bool = True
     pair: int = -1
-    old_logp: Tensor | None = None
-    ref_logp: Tensor | None = None
-    value: Tensor | None = None
-    token_advantage: Tensor | None = None
-    value_target: Tensor | None = None
+    old_logp: FloatT | None = None
+    ref_logp: FloatT | None = None
+    value: FloatT | None = None
+    token_advantage: FloatT | None = None
+    value_target: FloatT | None = None
 
     @staticmethod
     def of(rollout: Rollout, advantage: float = 0.0, kept: bool = True, pair: int = -1) -> Sample:
@@ -56,8 +56,8 @@ class MiniBatch:
     kept_tokens: int
 
 
-def mini_batch_of(prompt_R: Array, minibatches: int) -> Array:
-    """Which mini-batch each response belongs to, by prompt order, int [R].
+def mini_batch_of(prompt_R: IntR, minibatches: int) -> IntR:
+    """Which of `minibatches` mini-batches each response belongs to, by prompt order, int [R].
 
     >>> mini_batch_of(np.array([0, 0, 1, 2, 3, 3]), 2)
     array([0, 0, 0, 1, 1, 1])
@@ -109,7 +109,7 @@ def pack(
 
 
 def by_prompt(samples: Sequence[Sample]) -> dict[tuple[int, ...], list[int]]:
-    """Indices of the samples of each prompt, in the order in which prompts first come."""
+    """Indices of the samples of each prompt, prompts in order of their first sample."""
     prompts: dict[tuple[int, ...], list[int]] = {}
     for i, sample in enumerate(samples):
         prompts.setdefault(tuple(sample.prompt_tokens), []).append(i)
@@ -117,7 +117,9 @@ def by_prompt(samples: Sequence[Sample]) -> dict[tuple[int, ...], list[int]]:
 
 
 def shares(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
-    """`samples` in at most `count` parts of about as many tokens, prompts whole; none is empty unless all are.
+    """`samples` in at most `count` parts with similar numbers of tokens; a prompt is in one part.
+
+    No part is empty unless there are no samples.
 
     >>> samples = [Sample([prompt] * 3, [1] * n, []) for prompt, n in ((1, 5), (2, 9), (1, 5), (3, 1))]
     >>> [[(s.prompt_tokens[0], len(s.response_tokens)) for s in part] for part in shares(samples, 2)]
@@ -125,7 +127,8 @@ def shares(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
     """
     prompts = by_prompt(samples)
     sizes = {
-        prompt: len(prompt) + sum(len(samples[i].response_tokens) for i in rows) for prompt, rows in prompts.items()
+        prompt: len(prompt) + sum(len(samples[i].response_tokens) for i in indices)
+        for prompt, indices in prompts.items()
     }
     parts: list[list[int]] = [[] for _ in range(max(1, min(count, len(prompts))))]
     load = [0] * len(parts)
@@ -139,8 +142,8 @@ def shares(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
 def micro_batches(samples: Sequence[Sample], budget: int) -> list[list[int]]:
     """Indices of `samples` in groups of at most `budget` tokens; pairs stay whole.
 
-    A group computes each of its prompts once, so that the responses of a prompt stay together where they fit. A sample
-    longer than the budget goes alone.
+    A group computes each of its prompts once, so the responses of a prompt stay together where they fit. A sample
+    longer than the budget is a group of its own.
 
     >>> samples = [Sample([prompt] * 3, [1] * n, []) for prompt in (1, 2) for n in (9, 2, 8)]
     >>> micro_batches(samples, 15), micro_batches(samples, 40)
@@ -148,13 +151,13 @@ def micro_batches(samples: Sequence[Sample], budget: int) -> list[list[int]]:
     """
     groups: list[list[int]] = []
     used = budget
-    for prompt, rows in by_prompt(samples).items():
+    for prompt, indices in by_prompt(samples).items():
         units: dict[tuple[int, int], list[int]] = {}
-        for i in rows:
+        for i in indices:
             units.setdefault((0, samples[i].pair) if samples[i].pair >= 0 else (1, i), []).append(i)
         sizes = [sum(len(samples[i].response_tokens) - 1 for i in unit) for unit in units.values()]
         whole = len(prompt) + sum(sizes)
-        fresh = True  # the prompt is not yet in the last group
+        fresh = True  # the last group does not have the prompt yet
         for unit, size in zip(units.values(), sizes, strict=True):
             needed = whole if fresh and whole <= budget else size + fresh * len(prompt)
             if used + needed > budget or not groups:

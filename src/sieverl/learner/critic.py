@@ -1,10 +1,11 @@
-"""Values for PPO: a linear head on the policy's own (detached) hidden states, or a model of its own.
+"""Values for PPO: a linear head on the policy's (detached) hidden states, or on a model of the critic's own.
 
 Legend: T response tokens of a micro-batch, D hidden size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,8 +15,11 @@ from sieverl.algorithms.algorithm import Critic
 from sieverl.algorithms.objective import value_loss
 from sieverl.distributed.world import World
 from sieverl.learner.batches import MiniBatch, Sample, micro_batches
+from sieverl.learner.gradients import Gradients
 from sieverl.model.packed import layout
 from sieverl.model.policy import Policy
+
+GRADIENT_NORM = 1.0  # at most
 
 
 class ValueModel:
@@ -39,13 +43,13 @@ class ValueModel:
         """Values of the states before each response token, [T]; 0 everywhere before training."""
         body = self.body or policy
         with torch.set_grad_enabled(self.body is not None and torch.is_grad_enabled()):
-            hidden_TD = body.hidden_at(layout(samples, body.device))
+            hidden_TD = body.response_hidden(layout(samples, body.device))
         value_T: Tensor = self.head(hidden_TD.to(self.head.weight.dtype))[:, 0]
         return value_T
 
     @torch.no_grad()
     def score(self, samples: Sequence[Sample], policy: Policy, budget: int) -> list[Tensor]:
-        """Values of each sample's response tokens, without gradient, in order."""
+        """Values of each sample's response tokens, without gradients, in order; `budget` is of tokens at a time."""
         out: list[Tensor] = [torch.empty(0)] * len(samples)
         for group in micro_batches(samples, budget):
             chosen = [samples[i] for i in group]
@@ -57,9 +61,10 @@ class ValueModel:
     def update(self, batch: MiniBatch, policy: Policy, budget: int, world: World) -> bool:
         """One optimiser step on the clipped value loss, a mean over the kept tokens of the mini-batch of all ranks.
 
-        Whether it was made: gradients that are not finite are dropped.
+        Returns whether it was made: gradients that are not finite are dropped.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        gradients = Gradients(list(self.trained.values()), world)
+        gradients.clear()
         kept = [s for s in batch.samples if s.kept]
         for group in micro_batches(kept, budget):
             chosen = [kept[i] for i in group]
@@ -68,14 +73,14 @@ class ValueModel:
             (loss_T.sum() / batch.kept_tokens).backward()
             self.loss += float(loss_T.detach().sum()) / batch.kept_tokens
         self.updates += 1
-        world.sum_gradients(list(self.trained.values()))
-        norm = torch.nn.utils.clip_grad_norm_(list(self.trained.values()), 1.0)
-        finite = bool(torch.isfinite(norm))
-        if finite:
-            self.optimizer.step()
-        return finite
+        norm = gradients.all_reduce()
+        if not math.isfinite(norm):
+            return False
+        gradients.clip(norm, GRADIENT_NORM)
+        self.optimizer.step()
+        return True
 
     def metrics(self) -> dict[str, float]:
-        """Mean value loss since last asked (this rank's part)."""
+        """Mean value loss since the last call (this rank's part)."""
         loss, updates, self.loss, self.updates = self.loss, self.updates, 0.0, 0
         return {"train/value_loss": loss / max(updates, 1)}

@@ -1,4 +1,4 @@
-"""The gradients of a policy, made by several threads and ranks and summed: the seam where a model is sharded."""
+"""Gradients: computed by several threads, summed over ranks, measured and scaled. A sharded model changes this file."""
 
 from __future__ import annotations
 
@@ -14,45 +14,68 @@ from sieverl.learner.threads import side_by_side
 from sieverl.model.policy import Policy
 
 # Parameters up to which two threads with a replica each are faster than one: by 14% for 10M, not at all for 36M, where
-# the replica's gradients only take memory.
+# the gradients of the replica only take memory.
 SMALL = 16_000_000
 Result = TypeVar("Result")
 
 
 class Gradients:
-    """Gradients of `policy`, summed over its replicas on this machine and over the ranks of `world`."""
+    """The gradients of `parameters` on this rank of `world`."""
 
-    def __init__(self, policy: Policy, world: World) -> None:
-        self.policy, self.world = policy, world
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], world: World) -> None:
+        self.parameters, self.world = parameters, world
+
+    def clear(self) -> None:
+        """Forget them: the next backward begins at zero."""
+        for p in self.parameters:
+            p.grad = None
+
+    def all_reduce(self) -> float:
+        """Sum them over the ranks, in place; the norm of the sums. A rank without any takes part with zeros."""
+        if self.world.size > 1:
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+            flat = self.world.all_reduce(torch.cat([grad.reshape(-1) for grad in grads]))
+            for p, grad, total in zip(self.parameters, grads, flat.split([g.numel() for g in grads]), strict=True):
+                p.grad = grad.copy_(total.view_as(grad))
+        known = [p.grad for p in self.parameters if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(known)) if known else 0.0
+
+    def scale(self, factor: float) -> None:
+        """Multiply them by `factor`, in place."""
+        for p in self.parameters:
+            if p.grad is not None:
+                p.grad.mul_(factor)
+
+    def clip(self, norm: float, limit: float) -> None:
+        """Scale them so that their `norm` is at most `limit`, as `torch.nn.utils.clip_grad_norm_` does."""
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, torch.tensor(norm, dtype=self.parameters[0].dtype))
+
+
+class Replicas:
+    """A policy and, where a small model leaves threads of a CPU idle, a replica of it on the same weights."""
+
+    def __init__(self, policy: Policy, small: int = SMALL) -> None:
+        self.policy, self.small = policy, small
 
     @cached_property
-    def replicas(self) -> list[Policy]:
-        """The policy and, where a small model leaves threads of a CPU idle, a replica on the same weights."""
-        small = sum(p.numel() for p in self.policy.model.parameters()) <= SMALL
+    def policies(self) -> list[Policy]:
+        """The policy first."""
+        small = sum(p.numel() for p in self.policy.model.parameters()) <= self.small
         several = self.policy.device.type == "cpu" and torch.get_num_threads() > 1
         return [self.policy, self.policy.replica()] if small and several else [self.policy]
 
     def accumulate(
         self, samples: Sequence[Sample], backward: Callable[[Policy, Sequence[Sample]], Result]
     ) -> list[Result]:
-        """Call `backward(replica, part)` on a part of the samples for each replica; fewer parts for fewer prompts."""
-        parts = zip(self.replicas, shares(samples, len(self.replicas)), strict=False)
-        return side_by_side([partial(backward, replica, part) for replica, part in parts])
+        """Call `backward(replica, part)` on a part of the samples for each replica, in a thread each.
 
-    def all_reduce(self) -> float:
-        """Sum over replicas and ranks into the policy's own gradients; their norm, in the units of the loss."""
-        parameters = list(self.policy.parameters.values())
-        for replica in self.replicas[1:]:
-            for p, other in zip(parameters, replica.parameters.values(), strict=True):
+        Their gradients are added to those of the policy. There are fewer parts where there are fewer prompts.
+        """
+        parts = zip(self.policies, shares(samples, len(self.policies)), strict=False)
+        results = side_by_side([partial(backward, replica, part) for replica, part in parts])
+        for replica in self.policies[1:]:
+            for p, other in zip(self.policy.parameters.values(), replica.parameters.values(), strict=True):
                 if other.grad is not None:
                     p.grad = other.grad if p.grad is None else p.grad.add_(other.grad)
                     other.grad = None
-        self.world.sum_gradients(parameters)
-        grads = [p.grad for p in parameters if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
-
-    def scale(self, factor: float) -> None:
-        """Multiply all gradients by `factor`, in place."""
-        for p in self.policy.parameters.values():
-            if p.grad is not None:
-                p.grad.mul_(factor)
+        return results

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from sieverl.distributed.world import World
 from sieverl.learner.assemble import as_tokens
 from sieverl.learner.batches import MiniBatch, Sample, micro_batches
 from sieverl.learner.critic import ValueModel
-from sieverl.learner.gradients import Gradients
+from sieverl.learner.gradients import Gradients, Replicas
 from sieverl.learner.optimizer import learning_rate, make_optimizer
 from sieverl.model.packed import Layout, layout
 from sieverl.model.policy import Policy
@@ -30,38 +31,42 @@ NONFINITE = ("advantages", "log_probs", "losses")  # of tokens, of tokens, of mi
 OBSERVED = ("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens", *NONFINITE)
 
 
+@dataclass(eq=False, repr=False)
 class Learner:
-    """Policy, optimiser, and (where the algorithm needs them) reference and critic."""
+    """Policy, optimiser, and (where the algorithm needs them) reference policy and critic.
 
-    def __init__(
-        self,
-        policy: Policy,
-        algorithm: Algorithm,
-        settings: Train,
-        temperature: float = 1.0,
-        total_updates: int = 1,
-        off_policy_engine: bool = False,
-        reference: Callable[[], Policy] | None = None,
-        critic: ValueModel | None = None,
-        world: World | None = None,
-    ) -> None:
-        self.policy, self.algorithm, self.settings, self.world = policy, algorithm, settings, world or World()
-        self.temperature, self.total_updates, self.off_policy_engine = temperature, total_updates, off_policy_engine
-        self.reference, self.critic = reference, critic
-        self.gradients = Gradients(policy, self.world)
-        self.optimizer = make_optimizer(list(policy.parameters.values()), settings)
-        self.updates = 0  # optimiser steps, those skipped for want of kept responses included
-        self.nonfinite = 0
+    `temperature` is that of sampling, `total_updates` the length of the learning-rate schedule. An `off_policy_engine`
+    samples from other log-probs than the policy's, so that tokens get importance weights. `reference` loads the
+    reference policy when it is first called.
+    """
+
+    policy: Policy
+    algorithm: Algorithm
+    settings: Train
+    temperature: float = 1.0
+    total_updates: int = 1
+    off_policy_engine: bool = False
+    reference: Callable[[], Policy] | None = None
+    critic: ValueModel | None = None
+    world: World = field(default_factory=World)
+
+    def __post_init__(self) -> None:
+        parameters = list(self.policy.parameters.values())
+        self.gradients = Gradients(parameters, self.world)
+        self.replicas = Replicas(self.policy)
+        self.optimizer = make_optimizer(parameters, self.settings)
+        self.updates = 0  # optimiser steps, including those skipped because nothing was kept
+        self.nonfinite = 0  # optimiser steps skipped because gradients were not finite
         self.tokens_seen = 0  # tokens through the layers: counted work
         self.forwards = 0
 
-    # --- score: what must be known before the first step ------------------------------------------------
+    # --- score: what must be known before the first optimiser step ------------------------------------
 
     def score(self, batches: Sequence[MiniBatch], probe: Sequence[Rollout] = ()) -> Metrics:
         """Old, reference and value log-probs of the samples, where something needs them; usually nothing.
 
-        Where neither this nor the update computes the policy's log-probs (nothing is kept, or the critic warms up),
-        those of `probe` are compared with the engine's all the same.
+        Where neither this nor the update computes log-probs of the policy (nothing is kept, or the critic warms up),
+        those of `probe` are computed and compared with the engine's.
         """
         metrics = self._score(batches) if any(map(self.has_work, batches)) else {}
         if metrics or self._trains(batches):
@@ -102,14 +107,14 @@ class Learner:
 
     @torch.no_grad()
     def logp(self, samples: Sequence[Sample], policy: Policy | None = None) -> list[Tensor]:
-        """Log-probs of each sample's response, without gradient, in order; by another policy where one is given."""
+        """Log-probs of each sample's response, without gradients, in order; by `policy` where one is given."""
         policy = policy or self.policy
         out: list[Tensor] = [torch.empty(0)] * len(samples)
         for group in micro_batches(samples, self.settings.micro_batch_tokens):
             chosen = [samples[i] for i in group]
-            where = layout(chosen, policy.device)
-            logp_T, _ = self._forward(policy, where, entropy=False)
-            self.tokens_seen += len(where.ids_P)
+            packed = layout(chosen, policy.device)
+            logp_T, _ = self._forward(policy, packed, entropy=False)
+            self.tokens_seen += len(packed.ids_P)
             self.forwards += 1
             for i, part in zip(group, torch.split(logp_T, [len(s.response_tokens) for s in chosen]), strict=True):
                 out[i] = part
@@ -125,14 +130,14 @@ class Learner:
         return {"policy/engine_mismatch": gap / tokens} if tokens else {}
 
     def _token_advantages(self, samples: Sequence[Sample]) -> None:
-        """Per-token advantages (and value targets) of all that is kept, once, before the first step."""
+        """Per-token advantages (and value targets) of all kept samples, once, before the first optimiser step."""
         if self.algorithm.token_advantage is to_tokens:
             return
         advantage_T = torch.zeros(
             sum(len(s.response_tokens) for s in samples), dtype=self._dtype, device=self.policy.device
         )
         if samples:
-            tokens = as_tokens(samples, advantage_T)  # no policy yet: token-level advantages look at old log-probs only
+            tokens = as_tokens(samples, advantage_T)  # token-level advantages use old log-probs only
             advantage_T = self.algorithm.token_advantage(tokens)
             if self.critic is not None:
                 assert tokens.value_T is not None
@@ -150,7 +155,7 @@ class Learner:
     # --- update ----------------------------------------------------------------------------------------
 
     def update(self, batches: Sequence[MiniBatch]) -> Metrics:
-        """One optimiser step a mini-batch (and epoch); a mini-batch with nothing to compute makes none."""
+        """One optimiser step for each mini-batch and epoch; none where a mini-batch has nothing to compute."""
         sums = dict.fromkeys(OBSERVED, 0.0)
         norms, made, losses, skipped = [], 0, 0, self.nonfinite
         for _ in range(self.settings.epochs):
@@ -190,24 +195,23 @@ class Learner:
         return metrics
 
     def has_work(self, batch: MiniBatch) -> bool:
-        """Whether any rank has something to compute; the same answer on every rank, without asking them."""
+        """Whether any rank has something to compute: known on every rank without communication."""
         return batch.kept > 0 or (self.algorithm.penalises_sampled and len(batch.denominator.sampled_lengths) > 0)
 
     def _trains(self, batches: Sequence[MiniBatch]) -> bool:
-        """Whether the policy learns anything in the next `update`: not while its critic warms up."""
+        """Whether the policy is trained in the next `update`: not while its critic warms up."""
         warmup = 0 if self.critic is None else self.critic.settings.warmup_updates
         visits = list(batches) * self.settings.epochs
         return any(map(self.has_work, visits[max(0, warmup - self.updates) :]))
 
     def backward(self, batch: MiniBatch, sums: dict[str, float], first: bool = True) -> float:
-        """Gradients of the mini-batch, summed over micro-batches and ranks; their norm. Adds what it saw to `sums`.
+        """Gradients of the mini-batch, summed over micro-batches and ranks; their norm.
 
-        In the first one of a step, log-probs are compared with the engine's where `score` had none to compare.
+        Adds what metrics are computed from to `sums`. In the `first` mini-batch of a step, log-probs are compared with
+        the engine's if `score` did not do so.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        parts = self.gradients.accumulate(
-            batch.samples, lambda policy, part: self._backward(policy, part, batch, first)
-        )
+        self.gradients.clear()
+        parts = self.replicas.accumulate(batch.samples, lambda policy, part: self._backward(policy, part, batch, first))
         for observed in parts:
             self.tokens_seen += int(observed.pop("computed"))
             self.forwards += int(observed.pop("forwards"))
@@ -216,16 +220,16 @@ class Learner:
         return self.gradients.all_reduce()
 
     def _backward(self, policy: Policy, part: Sequence[Sample], batch: MiniBatch, first: bool) -> dict[str, float]:
-        """Gradients of a part of the mini-batch, added to those of `policy`; what was observed."""
+        """Add the gradients of a part of the mini-batch to those of `policy`; returns what was observed."""
         sums = dict.fromkeys((*OBSERVED, "computed", "forwards"), 0.0)
-        for group in micro_batches(part, self.settings.micro_batch_tokens // len(self.gradients.replicas)):
+        for group in micro_batches(part, self.settings.micro_batch_tokens // len(self.replicas.policies)):
             samples = [part[i] for i in group]
-            where = layout(samples, policy.device)
-            logp_T, entropy_T = self._forward(policy, where, "entropy" in self.algorithm.needs)
-            sums["computed"] += len(where.ids_P)
+            packed = layout(samples, policy.device)
+            logp_T, entropy_T = self._forward(policy, packed, "entropy" in self.algorithm.needs)
+            sums["computed"] += len(packed.ids_P)
             sums["forwards"] += 1
-            weighted = self.off_policy_engine and self.settings.old != "engine"
-            tokens = as_tokens(samples, logp_T, entropy_T, batch.denominator, weighted)
+            importance_sampling = self.off_policy_engine and self.settings.old != "engine"
+            tokens = as_tokens(samples, logp_T, entropy_T, batch.denominator, importance_sampling)
             total, count = self.algorithm.loss(tokens)
             (total / count).backward()
             loss = float(total.detach()) / count
@@ -236,6 +240,7 @@ class Learner:
 
     @torch.no_grad()
     def _observe(self, tokens: Tokens, samples: Sequence[Sample], sums: dict[str, float], first: bool) -> None:
+        """Add what metrics are computed from to `sums`."""
         kept_T = torch.ones_like(tokens.logp_T) if tokens.kept_T is None else tokens.kept_T
         log_ratio_T = tokens.log_ratio_T()
         sums["tokens"] += float(kept_T.sum())
@@ -254,7 +259,7 @@ class Learner:
         """Clip and step; gradients that are not finite are dropped and counted."""
         if not math.isfinite(norm):
             self.nonfinite += 1
-            self.optimizer.zero_grad(set_to_none=True)
+            self.gradients.clear()
             return False
         limit = self.settings.max_grad_norm
         if limit and norm > limit:
@@ -262,7 +267,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.gradients.clear()
         return True
 
     def learning_rate(self) -> float:
@@ -271,7 +276,8 @@ class Learner:
 
     # --- forward ---------------------------------------------------------------------------------------
 
-    def _forward(self, policy: Policy, where: Layout, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    def _forward(self, policy: Policy, packed: Layout, entropy: bool) -> tuple[Tensor, Tensor | None]:
         """Log-probs (and entropies) of the response tokens of one micro-batch, [T]."""
-        logp_T, entropy_T = policy.logp(policy.hidden_at(where), where.target_T, self.temperature, entropy)
+        hidden_TD = policy.response_hidden(packed)
+        logp_T, entropy_T = policy.logp(hidden_TD, packed.target_T, self.temperature, entropy)
         return logp_T, entropy_T if entropy else None

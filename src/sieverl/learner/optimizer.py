@@ -11,7 +11,7 @@ from sieverl.recipe import Train
 
 
 def make_optimizer(parameters: list[torch.nn.Parameter], settings: Train, lr: float | None = None) -> torch.optim.AdamW:
-    """AdamW with float32 state; weight decay on matrices only."""
+    """AdamW, its state in the dtype of the parameters; weight decay on matrices only. `lr` replaces the setting."""
     matrices = [p for p in parameters if p.dim() > 1]
     vectors = [p for p in parameters if p.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -21,7 +21,13 @@ def make_optimizer(parameters: list[torch.nn.Parameter], settings: Train, lr: fl
 
 
 def learning_rate(update: int, total: int, settings: Train) -> float:
-    """Linear warm-up, then constant, linear or cosine decay to `min_lr_ratio`: a function of the update's number."""
+    """The learning rate of update number `update` of `total`.
+
+    Linear warm-up, then constant, or linear or cosine decay to `min_lr_ratio` of the maximum.
+
+    >>> [learning_rate(u, 4, Train(lr=1.0, warmup_updates=2, schedule="linear")) for u in range(4)]
+    [0.5, 1.0, 1.0, 0.5]
+    """
     warm = settings.warmup_updates
     if update < warm:
         return settings.lr * (update + 1) / warm

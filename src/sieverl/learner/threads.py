@@ -1,4 +1,4 @@
-"""Tasks side by side on a CPU: what a thread must do alone, others do meanwhile."""
+"""Tasks side by side on a CPU: while one thread runs Python or a serial operation, the others keep computing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 def side_by_side(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
     """The results of `tasks`, in order, each computed in a thread of its own with an equal part of PyTorch's threads.
 
-    A task sets its own gradient mode: it begins with gradients on.
+    Threads start with gradients enabled, whatever the mode of the caller.
 
     >>> side_by_side([lambda: 1, lambda: 2])
     [1, 2]
@@ -27,4 +27,4 @@ def side_by_side(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
         with ThreadPoolExecutor(len(tasks), "sieverl-part", lambda: torch.set_num_threads(part)) as pool:
             return [done.result() for done in [pool.submit(task) for task in tasks]]
     finally:
-        torch.set_num_threads(threads)  # the number of some libraries is one for the whole process
+        torch.set_num_threads(threads)  # in some builds the number is global to the process

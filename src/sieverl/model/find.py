@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from sieverl.assets import BASE
 from sieverl.download import download
 from sieverl.errors import DataError
-from sieverl.model.load import choose_device, load_policy, load_tokenizer, start_of_adapters
+from sieverl.model.load import base_model_of_adapters, choose_device, load_policy, load_tokenizer
 from sieverl.model.policy import Policy
+from sieverl.model.types import CausalModel
 from sieverl.run_dir import manifest
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # weights, configuration, tokenizer
 
 
 def find_model(name: str) -> tuple[str, Path | None]:
-    """The directory of a model, and its run directory if it is a checkpoint (the newest one of a run)."""
+    """The directory of a model, and its run directory if it is a checkpoint (of a run, the newest one).
+
+    Raises a DataError for a name that is no model, and for a damaged checkpoint.
+    """
     if name == "base":
         return str(BASE), None
     path = Path(name).expanduser()
@@ -33,26 +38,25 @@ def find_model(name: str) -> tuple[str, Path | None]:
         raise DataError(f"{name} holds no model: neither config.json, nor adapter_config.json, nor checkpoints")
     path = path.resolve()
     if (path / "manifest.json").is_file() and (fault := manifest.verify_manifest(path)):
-        raise DataError(f"the checkpoint {path} is damaged: {fault}; evaluate another, or copy it anew")
+        raise DataError(f"the checkpoint {path} is damaged: {fault}; evaluate another, or copy it again")
     return str(path), path.parent.parent if path.parent.name == "checkpoints" else None
 
 
 def load_for_use(path: str, dtype: str) -> Policy:
-    """A model, or LoRA adapters on their start model, as it is in training."""
+    """The policy of a model, or of LoRA adapters on their base model, computed as in training."""
     found = Path(path) if (Path(path) / "adapter_config.json").is_file() else None
-    path = start_of_adapters(found) if found else path
+    path = base_model_of_adapters(found) if found else path
     return load_policy(path, load_tokenizer(path), dtype, choose_device("auto"), found=found)
 
 
-def weights_hash(model: Any) -> str:
-    """SHA-256 over the names and float32 values of all parameters, whatever files they came from.
+def weights_hash(model: CausalModel | torch.nn.Module) -> str:
+    """SHA-256 over the names and float32 values of all parameters, whatever files they were loaded from.
 
-    >>> import torch
     >>> weights_hash(torch.nn.Linear(1, 1, bias=False)) == weights_hash(torch.nn.Linear(1, 1, bias=False))
     False
     """
     total = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         total.update(name.encode())
-        total.update(parameter.detach().float().cpu().contiguous().numpy())
+        total.update(parameter.detach().float().cpu().contiguous().numpy().data)
     return total.hexdigest()

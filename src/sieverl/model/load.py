@@ -1,4 +1,4 @@
-"""From the files of a model to a policy that is known to be computed right, with or without adapters."""
+"""From the files of a model to a policy that is known to be computed correctly, with or without adapters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -15,25 +15,30 @@ from sieverl.errors import DataError, UsageError, first_line
 from sieverl.model import families
 from sieverl.model.files import (
     ADAPTER,
-    _check_complete,
-    _check_config,
-    _check_tables,
-    _check_weights,
-    _is_local,
-    _loading,
-    _names,
     check_attention,
+    check_complete,
+    check_config,
+    check_tables,
     check_vocabulary,
+    check_weights,
+    is_local,
+    loading,
+    tensor_names,
 )
 from sieverl.model.policy import Policy
+from sieverl.model.types import CausalModel
+from sieverl.types import Tokenizer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 PLAIN_TEXT = "1 + 1 = 2"
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "tekken.json", "*.tiktoken", "*.spm")
 
 
-def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every id that ends a response: the generation config's `eos_token_id` (one or several), else the tokenizer's."""
+def stop_ids(model: CausalModel, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Every id that ends a response: the generation config's `eos_token_id` (one or several), else the tokenizer's.
+
+    Raises a DataError without any.
+    """
     config = getattr(model, "generation_config", None)
     ids = getattr(config, "eos_token_id", None)
     if ids is None:
@@ -46,16 +51,16 @@ def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
 # --- loading ----------------------------------------------------------------------------------------
 
 
-def load_tokenizer(path: str) -> Any:
-    """The tokenizer of a local directory or Hub id; one that makes no tokens of plain text is refused."""
+def load_tokenizer(path: str) -> Tokenizer:
+    """The tokenizer of a local directory or Hub id. Raises a DataError for one that makes no tokens of plain text."""
     from transformers import AutoTokenizer
 
-    if _is_local(path):
-        _check_tables(Path(path))
+    if is_local(path):
+        check_tables(Path(path))
         if not any(file for pattern in TOKENIZERS for file in Path(path).glob(pattern)):
-            raise DataError(f"{path} holds no tokenizer (tokenizer.json or tokenizer.model); copy it to the weights")
-    with _loading(path, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            raise DataError(f"{path} has no tokenizer (tokenizer.json or tokenizer.model); copy it next to the weights")
+    with loading(path, "tokenizer"):
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         ids = tokenizer(PLAIN_TEXT, add_special_tokens=False)["input_ids"]
     if not set(ids) - {tokenizer.unk_token_id}:
         raise DataError(
@@ -65,19 +70,24 @@ def load_tokenizer(path: str) -> Any:
     return tokenizer
 
 
-def load_model(path: str, dtype: str = "float32", device: str = "cpu", implementation: str | None = None) -> Any:
-    """A causal LM with float32 parameters (float64 when asked), dropout off, every parameter read from its files."""
+def load_model(
+    path: str, dtype: str = "float32", device: str = "cpu", implementation: str | None = None
+) -> CausalModel:
+    """A causal LM with float32 parameters (float64 for that `dtype`), dropout off.
+
+    Raises a DataError unless every parameter is in its files, a UsageError for an unknown attention `implementation`.
+    """
     from transformers import AutoModelForCausalLM
 
     check_attention(implementation)
-    local = _is_local(path)
+    local = is_local(path)
     if local:
-        _check_tables(Path(path))
-    _check_config(path)
+        check_tables(Path(path))
+    check_config(path)
     if local:
-        _check_weights(Path(path))
+        check_weights(Path(path))
     parameters = torch.float64 if dtype == "float64" else torch.float32
-    with _loading(path, "model", implementation):
+    with loading(path, "model", implementation):
         model, info = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=parameters,
@@ -85,61 +95,65 @@ def load_model(path: str, dtype: str = "float32", device: str = "cpu", implement
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # to name them below
+            ignore_mismatched_sizes=True,  # they are listed below
         )
     mismatched = [f"{key} {list(ours)} for {list(wanted)}" for key, ours, wanted in info["mismatched_keys"]]
-    _check_complete(path, missing=info["missing_keys"], unexpected=info["unexpected_keys"], of_another_shape=mismatched)
+    check_complete(path, missing=info["missing_keys"], unexpected=info["unexpected_keys"], of_another_shape=mismatched)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     for name, p in model.named_parameters():
         if not torch.isfinite(p).all():
-            raise DataError(f"the weights of {path} hold values that are no numbers, in {name}; take another copy")
-        # out of the mapped file: sums depend on alignment, and a resume must give the same bits
+            raise DataError(f"the weights of {path} contain NaN or infinity, in {name}; use another copy")
+        # copied out of the mapped file: sums depend on alignment, and a resume must give the same bits
         p.data = p.data.to(device, copy=True)
     return model.to(device).eval()
 
 
-def new_adapters(model: Any, rank: int, alpha: float, targets: str) -> Any:
-    """`model` with fresh LoRA adapters on the layers that `targets` names with commas, or on "all-linear" ones."""
+def new_adapters(model: CausalModel, rank: int, alpha: float, targets: str) -> CausalModel:
+    """`model` with new LoRA adapters on the layers in `targets`, separated by commas, or on "all-linear" ones.
+
+    Raises a UsageError for layers that the model lacks or that take no adapter.
+    """
     from peft import LoraConfig, get_peft_model
 
-    layers: Any = targets if targets == "all-linear" else [name.strip() for name in targets.split(",")]
+    layers = targets if targets == "all-linear" else [name.strip() for name in targets.split(",")]
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=layers)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of renamings that have nothing to do with this model
-            return get_peft_model(model, config)
-    except ValueError as error:  # no such layer, or one that takes no adapter
+            warnings.simplefilter("ignore")  # about renamed modules that this model does not have
+            adapted: CausalModel = get_peft_model(model, config)
+            return adapted
+    except ValueError as error:
         raise UsageError(
             f"model.lora.targets = {targets!r} does not fit {type(model).__name__}: {first_line(error)}"
         ) from error
 
 
-def load_adapters(model: Any, path: Path) -> Any:
-    """`model` with the LoRA adapters of a directory on it, trainable, every one of them read from the file."""
+def load_adapters(model: CausalModel, path: Path) -> CausalModel:
+    """`model` with the trainable LoRA adapters of a directory. Raises a DataError unless all are in its file."""
     from peft import PeftModel, get_peft_model_state_dict
 
-    _check_tables(path)
-    found = _names(path / ADAPTER)
-    with _loading(str(path), "adapters"):
+    check_tables(path)
+    found = tensor_names(path / ADAPTER)
+    with loading(str(path), "adapters"):
         model = PeftModel.from_pretrained(model, path, is_trainable=True)
         wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    _check_complete(str(path), missing=wanted - found, unexpected=found - wanted - set(model.state_dict()))
+    check_complete(str(path), missing=wanted - found, unexpected=found - wanted - set(model.state_dict()))
     return model
 
 
-def start_of_adapters(path: Path) -> str:
-    """The start model that adapters name in their `adapter_config.json`."""
-    _check_tables(path)
+def base_model_of_adapters(path: Path) -> str:
+    """The base model that adapters name in their `adapter_config.json`. Raises a DataError if they name none."""
+    check_tables(path)
     name = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
-        raise DataError(f"{path}/adapter_config.json names no start model; set its base_model_name_or_path")
+        raise DataError(f"{path}/adapter_config.json names no base model; set its base_model_name_or_path")
     return name
 
 
 class Adapters(Protocol):
-    """The sizes of LoRA adapters, and on which layers they stand."""
+    """The sizes of LoRA adapters, and the layers that have them."""
 
     @property
     def rank(self) -> int: ...
@@ -149,9 +163,9 @@ class Adapters(Protocol):
     def targets(self) -> str: ...
 
 
-def load_policy(
+def load_policy(  # many parameters: each is a key of the recipe, and all ways to load a policy meet here
     path: str,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     dtype: str = "float32",
     device: str = "cpu",
     attention: str | None = None,
@@ -161,8 +175,8 @@ def load_policy(
 ) -> Policy:
     """The policy of the model at `path`, or of the checkpoint `found`.
 
-    With `lora` it is the model with new adapters (made by `seed`); with `found`, adapters there are put on the model.
-    Raises a DataError for a family that is not supported, or files that do not make a whole model.
+    With `lora` it has new adapters, initialised from `seed`; adapters in `found` are put on the model at `path`.
+    Raises a DataError for a model type that is not supported, and for incomplete files.
     """
     adapters = found is not None and (found / "adapter_config.json").is_file()
     full = str(found) if found is not None and not adapters else path
@@ -179,9 +193,9 @@ def load_policy(
 
 
 def check_family(policy: Policy, path: str) -> None:
-    """Our log-probs are made from hidden states and the output layer, of tokens that see none to their right.
+    """Raise a DataError unless log-probs can be computed from the hidden states and the output layer.
 
-    A family with other last steps, or one that looks ahead, is refused by name.
+    A model with other last steps, or whose tokens attend to later ones, is refused by name.
     """
     families.check(policy.causal.config, path)
     name = type(policy.causal).__name__
@@ -190,10 +204,10 @@ def check_family(policy: Policy, path: str) -> None:
         with torch.no_grad():
             ours, theirs = policy.logits(policy.hidden(ids)), policy.causal(input_ids=ids).logits
             early = policy.logits(policy.hidden(ids[:, :4]))
-    except Exception as error:  # a family that takes other inputs may fail in any way
+    except Exception as error:  # a model that takes other inputs may fail in any way
         raise DataError(f"{path}: {name} is not supported; a trial ends in {type(error).__name__}: {error}") from error
-    own = "logits made from the last hidden states differ from the model's own"
-    ahead = "a token's logits change with the tokens after it, so that it is no causal language model; they differ"
+    own = "logits computed from the last hidden states differ from the model's own"
+    ahead = "a token's logits depend on later tokens, so it is not a causal language model; they differ"
     for what, one, other in ((own, ours, theirs), (ahead, ours[:, :4], early)):
         if not torch.allclose(one, other, atol=1e-3, rtol=1e-3):
             gap = float((one - other).abs().max())
@@ -205,7 +219,7 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UsageError(f"model.device is {name!r}, which PyTorch is not asked for; allowed: auto, cpu, cuda, cuda:1")
+        raise UsageError(f"model.device is {name!r}, which is not supported; allowed: auto, cpu, cuda, cuda:1")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"model.device = {name!r}, but PyTorch sees no GPU here; use auto or cpu")
     return name

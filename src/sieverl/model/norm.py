@@ -1,4 +1,4 @@
-"""Root-mean-square norm (arXiv:1910.07467) in a third of the time: a backward of its own, in the dtype of its input.
+"""Root-mean-square norm (arXiv:1910.07467), three times as fast: its own backward, in the dtype of its input.
 
 Sums are float32 (float64 for float64 input, where the modules of transformers round to float32).
 """
@@ -7,17 +7,28 @@ from __future__ import annotations
 
 import inspect
 from types import MethodType
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from sieverl.model.types import CausalModel, Context
+
+
+class HasNorm(Protocol):
+    """A root-mean-square norm module of transformers."""
+
+    @property
+    def weight(self) -> Tensor: ...
+    @property
+    def variance_epsilon(self) -> float: ...
 
 
 class RootMeanSquare(torch.autograd.Function):
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Context, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
         rate = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_().div_(x.shape[-1])
         rate = rate.add_(eps).rsqrt_()
@@ -26,12 +37,12 @@ class RootMeanSquare(torch.autograd.Function):
         return unit * weight
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         unit, rate, weight = ctx.saved_tensors
         grad_weight = (grad * unit).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
         grad = grad * weight
-        along = torch.linalg.vecdot(grad, unit)[..., None].div_(unit.shape[-1])
-        grad.addcmul_(unit, along, value=-1)
+        projection = torch.linalg.vecdot(grad, unit)[..., None].div_(unit.shape[-1])
+        grad.addcmul_(unit, projection, value=-1)
         return torch.mul(grad, rate, out=grad), grad_weight, None
 
 
@@ -45,17 +56,17 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
-def _forward(self: Any, x: Tensor) -> Tensor:
+def _forward(self: HasNorm, x: Tensor) -> Tensor:
     return rms_norm(x, self.weight, self.variance_epsilon)
 
 
 @torch.no_grad()
-def use(model: Any) -> None:
-    """Make the norms of `model` that compute this compute it here (families differ in detail, so each is tried)."""
+def use(model: CausalModel) -> None:
+    """Replace the forward of the root-mean-square norms in `model`; each is tried first, since families differ."""
     for module in model.modules():
         weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
-        known = getattr(module.forward, "__func__", None) is type(module).forward  # no wrapper around it
-        if eps is None or weight is None or weight.dim() != 1 or not known:
+        unwrapped = getattr(module.forward, "__func__", None) is type(module).forward
+        if eps is None or weight is None or weight.dim() != 1 or not unwrapped:
             continue
         if len(inspect.signature(module.forward).parameters) != 1:  # a gated norm
             continue
