@@ -12,7 +12,7 @@ PURE := src/sieverl/algorithms/*.py
 
 setup: .venv/.done
 
-.venv/.done: pyproject.toml
+.venv/.done: pyproject.toml src/sieverl/__init__.py  # which holds the version
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "SieveRL needs Python 3.11 or newer, and $(PYTHON) is older; use make PYTHON=python3.12 setup"; exit 1; }
 	@echo "setting up .venv (once, a minute or two)"
@@ -29,12 +29,12 @@ demo: setup
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy src/sieverl
+	@$(BIN)/mypy
 
 test: lint
-	@$(BIN)/python -m pytest -m "not slow and not vllm and not ray and not browser and not gpu"
+	@$(BIN)/python -m pytest -m "not slow and not gpu"
 	@$(BIN)/python -m pytest --doctest-modules src/sieverl
-	@$(BIN)/coverage run -m pytest -q --durations=0 tests/test_credit.py tests/test_objective.py tests/test_house.py
+	@$(BIN)/coverage run -m pytest -q --durations=0 tests/algorithms tests/test_house.py
 	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100
 
 test-slow: setup

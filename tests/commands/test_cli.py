@@ -209,7 +209,9 @@ def test_doctor(capsys):
     code, out, _ = sieverl(capsys, "doctor")
     assert code == 0
     assert "torch" in out
-    assert "pip install 'sieverl[" in out
+    assert "to do" in out
+    assert "missing" not in out
+    assert "shipped model" in out
 
 
 def test_help_of_each_command(capsys):
