@@ -59,15 +59,14 @@ def test_a_room_knows_nothing_of_another(room: str, stranger: str) -> None:
 
 def test_files_stay_small_and_few_stand_in_the_package_itself() -> None:
     lengths = {str(path): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
-    assert not {name: n for name, n in lengths.items() if n > 330}
+    assert not {name: n for name, n in lengths.items() if n > 300}
     assert len(list(PACKAGE.glob("*.py"))) <= 10
 
 
 def test_tests_mirror_the_rooms() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("[a-z]*.py"))}
     tested = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
-    assert folders - tested == {"assets"}, "a room without tests"
-    assert tested <= folders, "tests without a room"
+    assert tested == folders, "a room without tests, or tests without a room"
 
 
 def test_public_names() -> None:
