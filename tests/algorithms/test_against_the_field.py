@@ -224,7 +224,7 @@ def test_sequence_mean_of_verl_adds_an_epsilon_to_the_length():
 def test_verl_forgets_a_masked_response_in_the_denominator_unless_told_the_batch_size():
     """A mean over unmasked responses grows when one is dropped; over all sampled ones dropping equals masking."""
     kept = RESPONSE_T != 1
-    cut = {"logp_T": packed("logp")[kept].requires_grad_(), "advantage_T": packed("advantage")[kept]}
+    cut: dict[str, Any] = {"logp_T": packed("logp")[kept].requires_grad_(), "advantage_T": packed("advantage")[kept]}
     cut |= {"old_T": packed("old")[kept], "response_T": RESPONSE_T[kept] - (RESPONSE_T[kept] > 1).long()}
     cut |= {"ref_T": None, "value_T": None}
     algorithm = replace(get_algorithm("reinforce_rej"), objective=DUAL)
@@ -265,4 +265,5 @@ def test_k3_of_verl_is_clamped_at_ten_and_ours_only_when_asked():
 
 
 def test_the_value_loss_is_that_of_verl():
-    equal(obj.value_loss(*map(packed, ("value", "old_value", "target")), clip=0.2).mean(), VERL["loss/value"])
+    loss_T = obj.value_loss(packed("value"), packed("old_value"), packed("target"), clip=0.2)
+    equal(loss_T.mean(), VERL["loss/value"])
