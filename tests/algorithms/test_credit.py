@@ -21,6 +21,7 @@ from sieverl.algorithms.credit import OverlongShaped, groups, signed, zero_one
 from sieverl.errors import UsageError
 from sieverl.types import FloatArray, Responses
 
+Shape = Callable[[Responses], FloatArray]
 MIXED = [[1, 0, 0, 0]]  # signed: 1, -1, -1, -1: mean -0.5, std (n-1) 1
 HAND: dict[str, list[float]] = {  # the advantage of MIXED, worked by hand
     "raft": [1, 1, 1, 1],
@@ -69,9 +70,7 @@ def greedy_rows(reward: list[float], length: list[int], max_tokens: int = 100) -
         (OverlongShaped(0.2), [0.5, -2.5, 2.5, -0.5]),
     ],
 )
-def test_M9_the_greedy_response_goes_through_the_same_shape(
-    shape: Callable[[Responses], FloatArray], expected: list[float]
-) -> None:
+def test_M9_the_greedy_response_goes_through_the_same_shape(shape: Shape, expected: list[float]) -> None:
     """Two prompts, right then wrong; the greedy response is right for the first and wrong for the second."""
     remax = replace(sieverl.get_algorithm("remax"), shape=shape)
     rows = replace(
@@ -190,7 +189,7 @@ def reference(name: str, rewards: list[list[int]]) -> list[list[float]]:
     out: list[list[float]] = []
     flat = [2 * x - 1 for row in rewards for x in row]
     for row in rewards:
-        r = [2 * x - 1 for x in row]
+        r = [2.0 * x - 1 for x in row]
         n, mean = len(r), sum(r) / len(r)
         std = (sum((x - mean) ** 2 for x in r) / (n - 1)) ** 0.5
         if name in ("reinforce", "reinforce_rej"):

@@ -1,7 +1,7 @@
 """Golden curves: ten steps of the shipped model per algorithm in float64, the same as when they were written down.
 
-Kept sets are compared exactly, numbers to 1e-6. `python tests/test_golden.py --write [NAMES]` writes them anew, which
-is right only after a change that is meant to change what is learnt. In float64 the sampled tokens do not depend on the
+Kept sets are compared exactly, numbers to 1e-6. `PYTHONPATH=tests python tests/training/test_golden.py --write
+[NAMES]` writes them anew, which is right only after a change that is meant to change what is learnt. In float64 the sampled tokens do not depend on the
 machine's BLAS, short of a draw that falls within its rounding of 1e-15: set ATEN_CPU_CAPABILITY=default and
 MKL_ENABLE_INSTRUCTIONS=SSE4_2 to run the tests on other kernels.
 """
@@ -93,7 +93,7 @@ def test_the_golden_curves_are_those_of_every_algorithm_and_say_something():
 
 if __name__ == "__main__":
     if "--write" not in sys.argv:
-        sys.exit("usage: python tests/test_golden.py --write [NAMES]")
+        sys.exit("usage: PYTHONPATH=tests python tests/training/test_golden.py --write [NAMES]")
     names = [name for name in sys.argv[1:] if name != "--write"]
     torch.set_num_threads(1)
     for algorithm in names or ALGORITHMS:
