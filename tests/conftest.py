@@ -68,3 +68,13 @@ def set_threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a whole run of three steps (`runs.recipe`); to be read only."""
+    from runs import run_it
+
+    run_dir = tmp_path_factory.mktemp("runs") / "one"
+    run_it(run_dir)
+    return run_dir

@@ -108,6 +108,7 @@ def test_wheel_has_what_it_needs(wheel: zipfile.ZipFile) -> None:
     assert {"sieverl/py.typed", "sieverl/assets/demo.toml", "sieverl/assets/base/model.safetensors"} <= inside
     for name in ("sieverl/assets/base/model.safetensors", "sieverl/assets/base/tokenizer.json"):
         assert wheel.getinfo(name).file_size == (PACKAGE.parent / name).stat().st_size
+    assert sum(wheel.getinfo(name).file_size for name in inside if "/assets/base/" in name) < 10e6
 
 
 def test_wheel_says_its_version_licence_and_command(wheel: zipfile.ZipFile) -> None:
