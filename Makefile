@@ -13,7 +13,7 @@ PURE := $(A)/algorithm.py,$(A)/axes.py,$(A)/credit.py,$(A)/needs.py,$(A)/objecti
 
 setup: .venv/.done
 
-.venv/.done: pyproject.toml
+.venv/.done: pyproject.toml src/sieverl/__init__.py  # which holds the version
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "SieveRL needs Python 3.11 or newer, and $(PYTHON) is older; use make PYTHON=python3.12 setup"; exit 1; }
 	@echo "setting up .venv (once, a minute or two)"
@@ -30,10 +30,10 @@ demo: setup
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy src/sieverl
+	@$(BIN)/mypy
 
 test: lint
-	@$(BIN)/python -m pytest -m "not slow and not vllm and not ray and not browser and not gpu"
+	@$(BIN)/python -m pytest -m "not slow and not gpu"
 	@$(BIN)/python -m pytest --doctest-modules src/sieverl
 	@$(BIN)/coverage run -m pytest -q --durations=0 tests/algorithms
 	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100

@@ -36,7 +36,10 @@ from sieverl.types import Prompt
 from sieverl.verify import Pool
 
 Row = dict[str, Any]
-VERIFIERS = {boxed: {"name": "math"}, even: {"name": "bench.rewards:even"}}
+VERIFIERS: dict[Callable[[str, str], float], dict[str, str]] = {
+    boxed: {"name": "math"},
+    even: {"name": "bench.rewards:even"},
+}
 MAX_ROWS = 512
 
 
@@ -122,6 +125,7 @@ def rl_step(
 def rollout(side: Side) -> Row:
     """One batch of responses, without rewards."""
     w, engine = side.workload, side.environment.engine
+    assert isinstance(engine, BuiltinEngine), "which counts the slots of its batches"
     chosen = side.batch(w.prompts)
     slots = engine.slots
     asked = [

@@ -13,7 +13,7 @@ from bench.compare import Row, comparison, interleave, line, model_of, say, valu
 from bench.peers.client import Peer, peer, server, step
 from bench.peers.venv import ensure_venv
 
-DTYPES = ("float32", "bfloat16")
+DTYPES: tuple[str, ...] = ("float32", "bfloat16")
 
 
 def engines(workload: str, model: list[object]) -> dict[str, list[tuple[str, list[object]]]]:

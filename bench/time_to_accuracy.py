@@ -63,7 +63,7 @@ def run(workload: str, options: Namespace) -> Row:
             "every": options.every,
             **SETTINGS,
         }
-        sides = {
+        sides: dict[str, tuple[Path | str, str, dict[str, Any]]] = {
             "ours": (sys.executable, "bench.ours_accuracy", ours),
             "TRL": (python, "bench.peers.trl_accuracy", theirs),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,26 @@ def set_threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a whole run of three steps (`runs.recipe`); to be read only."""
+    from runs import run_it
+
+    run_dir = tmp_path_factory.mktemp("runs") / "one"
+    run_it(run_dir)
+    return run_dir
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory to work in, with 16 sums in data.jsonl and a recipe of one small step on them, r.toml."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"{a}+{b}", "answer": str(a + b)} for a in range(4) for b in range(4)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "r.toml").write_text(
+        'steps = 1\n[data]\nsource = "data.jsonl"\n[rollout]\nprompts = 2\nsamples = 2\nmax_tokens = 8\n'
+        "[verify]\nworkers = 1\n"
+    )
+    return tmp_path

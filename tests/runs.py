@@ -9,6 +9,7 @@ from typing import Any
 from sieverl.engines.fake import FakeEngine
 from sieverl.engines.protocol import Request
 from sieverl.recipe import Recipe, build
+from sieverl.run_dir import manifest
 from sieverl.run_dir.metrics import EXEMPT, MetricsLog
 from sieverl.training.loop import train
 from sieverl.training.resume import Resume
@@ -17,6 +18,9 @@ from sieverl.training.state import Run
 
 GYM = {"seed": 900_000, "size": 60, "prompt": "metadata.expression", "min_terms": 2, "max_terms": 2, "max_digits": 1,
        "operators": ["+"], "allow_parentheses": False, "allow_negation": False, "whitespace": "no_space"}  # fmt: skip
+
+
+NOT_EVALUATED: dict[str, Any] = {"evaluate__source": "", "evaluate__every": 0}
 
 
 def recipe(run_dir: Path, **overrides: Any) -> Recipe:
@@ -55,9 +59,16 @@ def comparable(run_dir: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not k.startswith(EXEMPT)} for row in rows]
 
 
+def newest_step(run_dir: Path) -> int:
+    """The step of the newest whole checkpoint."""
+    path = manifest.newest(run_dir / "checkpoints")
+    assert path is not None
+    return int(path.name.removeprefix(manifest.PREFIX))
+
+
 def fake_run(tmp_path: Path, texts: list[str], **overrides: Any) -> Run:
     """A run whose engine answers with fixed texts, one a sample."""
-    run = prepare(recipe(tmp_path / "f", **overrides), say=lambda t: None)
+    run = prepare(recipe(tmp_path / "f", **{**NOT_EVALUATED, **overrides}), say=lambda t: None)
     tokenizer = run.policy.tokenizer
     eos = run.prompts.sampling.eos[0]
 
@@ -65,5 +76,4 @@ def fake_run(tmp_path: Path, texts: list[str], **overrides: Any) -> Run:
         return [*tokenizer(texts[sample % len(texts)], add_special_tokens=False)["input_ids"], eos]
 
     run.environment = replace(run.environment, engine=FakeEngine(respond))
-    run.heldout = None
     return run

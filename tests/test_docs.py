@@ -1,73 +1,137 @@
-"""Every example in the documentation runs, every table that shows code equals it, every recipe is one."""
+"""The examples in the documentation run, its tables equal the code, and the shipped recipes do what they say."""
 
 from __future__ import annotations
 
 import doctest
 import re
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
-from sieverl.algorithms import ALGORITHMS
+from sieverl.algorithms import ALGORITHMS, Algorithm, get_algorithm
+from sieverl.algorithms import objective as obj
+from sieverl.algorithms.credit import zero_one
 from sieverl.algorithms.describe import markdown
+from sieverl.algorithms.objective import Clipped, Penalty
 from sieverl.errors import UsageError
-from sieverl.recipe import build, load
+from sieverl.recipe import Recipe, build, load
 from sieverl.training.setup import chosen_algorithm, left_out
+
+PAPER, RELEASED = ROOT / "recipes" / "paper.toml", ROOT / "recipes" / "as_released.toml"
+
+
+def section(page: Path, language: str) -> str:
+    """The first code block of that language on a page."""
+    found = re.search(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+    assert found, f"{page} has no {language} block"
+    return found.group(1)
 
 
 @pytest.mark.parametrize("page", ["algorithms.md"])
-def test_examples_run(page):
-    assert doctest.testfile(str(ROOT / "docs" / page), module_relative=False, verbose=False).failed == 0
+def test_examples_run(page: str) -> None:
+    result = doctest.testfile(str(ROOT / "docs" / page), module_relative=False, verbose=False)
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
-def test_the_table_of_algorithms_is_the_page():
+def test_the_table_of_algorithms_is_the_page() -> None:
     assert markdown() in (ROOT / "docs" / "algorithms.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["paper.toml", "as_released.toml"])
-@pytest.mark.parametrize("algorithm", [*ALGORITHMS])
-def test_M15_recipes_take_every_algorithm_they_can_and_say_what_they_leave_out(name, algorithm):
-    recipe = load(ROOT / "recipes" / name, {"algorithm": algorithm})
-    if name == "paper.toml":
-        assert left_out(recipe, chosen_algorithm(recipe)) == ""
-    elif algorithm == "iterative_dpo":
-        named = "axes.shape, axes.aggregate, axes.denominator, axes.dual_clip, axes.penalty_denominator; leave them out"
-        with pytest.raises(UsageError, match=named):
-            chosen_algorithm(recipe)
-    else:
-        line = {"raft": "log_prob", "rloo": "log_prob", "remax": "log_prob", "cispo": "ClippedWeight(high=4.0)"}
-        value, shown = chosen_algorithm(recipe), line.get(algorithm)
-        expected = f"axes.dual_clip does not apply to {algorithm} ({shown}) and is left out" if shown else ""
-        assert left_out(recipe, value) == expected
-    if name == "as_released.toml" and algorithm in ("reinforce_rej", "grpo"):
-        value = chosen_algorithm(recipe)
-        assert value.penalises_sampled
-        assert value.objective.dual == 3.0
-        assert value.credit([[1, 0]]).advantage.tolist()[0][1] <= 0
-        assert {p.denominator for p in value.penalties} == {"sampled"}
+# --- recipes/paper.toml and recipes/as_released.toml ------------------------------------------------
+
+# The release's KL (k3, clamped at 10) and entropy bonus, over all sampled responses
+PENALTIES = (Penalty(obj.K3(10.0), 0.001, "sampled"), Penalty(obj.negative_entropy, 0.001, "sampled"))
+# Algorithms that clip no ratio, and so cannot take the release's dual clip, with their objective
+NO_CLIP = {"raft": "log_prob", "rloo": "log_prob", "remax": "log_prob", "cispo": "ClippedWeight(high=4.0)"}
 
 
-def test_the_recipes_tell_released_from_paper():
-    paper, released = (
-        chosen_algorithm(load(ROOT / "recipes" / f"{name}.toml")).credit([[1, 0, 0, 0]]).advantage.tolist()
-        for name in ("paper", "as_released")
+def recipe_of(path: Path, algorithm: str) -> Recipe:
+    return load(path, {"algorithm": algorithm})
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_M15_the_paper_recipe_changes_no_axis(name: str) -> None:
+    recipe = recipe_of(PAPER, name)
+    value = chosen_algorithm(recipe)
+    assert value == get_algorithm(name)
+    assert left_out(recipe, value) == ""
+
+
+def as_released(name: str) -> Algorithm:
+    """What the axes of recipes/as_released.toml make of an algorithm, written out."""
+    own = get_algorithm(name)
+    changed = replace(
+        own, shape=zero_one, aggregate=obj.token_mean, denominator="sampled", penalties=(*own.penalties, *PENALTIES)
     )
-    assert paper == [[1, -1, -1, -1]]
-    assert released == [[1, 0, 0, 0]], "as released, wrong answers weigh nothing"
+    if name in NO_CLIP:
+        return changed
+    assert isinstance(own.objective, Clipped)
+    return replace(changed, objective=Clipped(own.objective.low, own.objective.high, dual=3.0))
 
 
-def test_the_readme_says_what_is():
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "iterative_dpo"])
+def test_M15_as_released_changes_the_axes_it_names_and_says_what_it_leaves_out(name: str) -> None:
+    recipe = recipe_of(RELEASED, name)
+    value = chosen_algorithm(recipe)
+    assert value == as_released(name)
+    assert value.penalises_sampled, "so every response is computed"
+    objective = NO_CLIP.get(name)
+    line = f"axes.dual_clip does not apply to {name} ({objective}) and is left out" if objective else ""
+    assert left_out(recipe, value) == line
+
+
+def test_M15_as_released_names_every_axis_that_pairs_cannot_take() -> None:
+    named = "axes.shape, axes.aggregate, axes.denominator, axes.dual_clip, axes.penalty_denominator; leave them out"
+    with pytest.raises(UsageError, match=named):
+        chosen_algorithm(recipe_of(RELEASED, "iterative_dpo"))
+
+
+# One prompt, one right and three wrong responses: rewards 1, 0, 0, 0 as released and 1, -1, -1, -1 in the paper.
+# The z-score does not depend on which of the two it gets: (1 - 1/4) / (1/2 + 1e-6).
+UP, DOWN = 0.75 / 0.500001, -0.25 / 0.500001
+UP_SIGNED, DOWN_SIGNED = 1.5 / 1.000001, -0.5 / 1.000001
+
+
+@pytest.mark.parametrize(
+    ("name", "paper", "released"),
+    [
+        ("reinforce", [1, -1, -1, -1], [1, 0, 0, 0]),
+        ("reinforce_rej", [1, -1, -1, -1], [1, 0, 0, 0]),
+        ("reinforce_mean", [1.5, -0.5, -0.5, -0.5], [0.75, -0.25, -0.25, -0.25]),
+        ("rloo", [2, -2 / 3, -2 / 3, -2 / 3], [1, -1 / 3, -1 / 3, -1 / 3]),
+        ("grpo", [UP_SIGNED, DOWN_SIGNED, DOWN_SIGNED, DOWN_SIGNED], [UP, DOWN, DOWN, DOWN]),
+        ("raft", [1, 1, 1, 1], [1, 1, 1, 1]),
+    ],
+)
+def test_the_recipes_tell_released_from_paper(name: str, paper: list[float], released: list[float]) -> None:
+    """As released, a wrong answer weighs nothing without a baseline, and half as much with one."""
+    for path, expected in ((PAPER, paper), (RELEASED, released)):
+        credit = chosen_algorithm(recipe_of(path, name)).credit([[1, 0, 0, 0]])
+        np.testing.assert_allclose(credit.advantage, [expected], rtol=1e-12)
+
+
+# --- README -----------------------------------------------------------------------------------------
+
+
+def test_the_readme_starts_with_its_two_commands_and_its_links_exist() -> None:
     text = (ROOT / "README.md").read_text()
     head = "\n".join(text.splitlines()[:30])
     assert "make demo" in head
     assert "make test" in head
-    for target in re.findall(r"\]\((docs/[^)]+)\)", text):
-        assert (ROOT / target).exists(), target
-    toml = re.search(r"```toml\n(.*?)```", text, re.S).group(1)
-    import tomllib
+    links = re.findall(r"\]\((docs/[^)]+)\)", text)
+    assert links
+    assert not [target for target in links if not (ROOT / target).exists()]
 
-    assert build(tomllib.loads(toml)).rollout.samples == 8
-    python = re.search(r"```python\n(.*?)```", text, re.S).group(1)
-    scope: dict = {}
-    exec(python, scope)
-    assert scope["only_hard"].credit([[1, 1], [1, 0]]).keep.sum() == 2
+
+def test_the_examples_of_the_readme_work() -> None:
+    recipe = build(tomllib.loads(section(ROOT / "README.md", "toml")))
+    assert recipe.rollout.samples == 8
+    scope: dict[str, Any] = {}
+    exec(section(ROOT / "README.md", "python"), scope)
+    assert scope["only_hard"].credit([[1, 1], [1, 0]]).keep.tolist() == [[False, False], [True, True]]

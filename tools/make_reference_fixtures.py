@@ -18,6 +18,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,6 +68,7 @@ def loss_and_gradient(function: Callable[[Tensor], Tensor], logp: Tensor) -> Mad
     leaf = logp.clone().requires_grad_()
     loss = function(leaf)
     loss.backward()
+    assert leaf.grad is not None
     return {"loss": loss.item(), "gradient": packed(leaf.grad)}
 
 
@@ -126,9 +128,9 @@ def from_trl() -> Made:
     grpo["k3_corrected"] = {**grpo["k3"], "use_bias_correction_kl": True}  # TRL's default
     for name, options in grpo.items():
         made = trainer(GRPOTrainer, GRPOConfig, **{"beta": 0.0, **options})
-        out[f"loss/{name}"] = loss_and_gradient(lambda logp, made=made: loss(made, logp), x["logp"])
+        out[f"loss/{name}"] = loss_and_gradient(partial(loss, made), x["logp"])
         if name in ("dapo", "cispo"):
-            out[f"token_loss/{name}"] = token_by_token(lambda mask, made=made: loss(made, x["logp"], mask))
+            out[f"token_loss/{name}"] = token_by_token(partial(loss, made, x["logp"]))
     made = trainer(RLOOTrainer, RLOOConfig, beta=0.0)
     out["advantage/rloo"] = advantages(made)
     out["loss/rloo_on_policy"] = loss_and_gradient(lambda logp: loss(made, logp, old=x["logp"]), x["logp"])
@@ -214,9 +216,12 @@ def from_verl() -> Made:
     weight = actor(clip_ratio_low=1.0, clip_ratio_high=4.0)
     out["loss/cispo"] = loss_and_gradient(policy("cispo", "token-mean", weight), x["logp"])
 
+    def penalty_sum(name: str, logp: Tensor) -> Tensor:
+        return (core.kl_penalty(logp, x["ref"], name) * mask).sum()
+
     for name in ("k1", "kl", "k2", "mse", "k3", "low_var_kl"):
         penalty = core.kl_penalty(x["logp"], x["ref"], name)
-        total = loss_and_gradient(lambda logp, n=name: (core.kl_penalty(logp, x["ref"], n) * mask).sum(), x["logp"])
+        total = loss_and_gradient(partial(penalty_sum, name), x["logp"])
         out[f"kl/{name}"] = {"value": packed(penalty), "gradient": total["gradient"]}
     value, _ = core.compute_value_loss(x["value"], x["target"], x["old_value"], mask, cliprange_value=0.2)
     out["loss/value"] = value.item()

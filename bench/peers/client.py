@@ -25,8 +25,7 @@ def server(python: Path | str, module: str, *options: object) -> Iterator[Peer]:
     """Start `python -m MODULE OPTIONS`, ours or a peer's."""
     command = [str(python), "-m", module, *map(str, options)]
     quiet = {**os.environ, "TQDM_DISABLE": "1"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    process = subprocess.Popen(command, cwd=ROOT, env=quiet, text=True, **pipes)
+    process = subprocess.Popen(command, cwd=ROOT, env=quiet, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         yield process
         assert process.stdin

@@ -44,11 +44,11 @@ def ensure_venv(name: str) -> Path:
         if name in ALSO_NEEDS:
             distribution, less = ALSO_NEEDS[name]
             _install(python, ["packaging"])
-            command = [python, "-c", LIST_NEEDS, distribution, *less]
+            command = [str(python), "-c", LIST_NEEDS, distribution, *less]
             _install(python, subprocess.run(command, check=True, text=True, capture_output=True).stdout.splitlines())
         done.write_text(str(wanted))
     return python
 
 
 def _install(python: Path, requirements: list[str]) -> None:
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True, stdout=sys.stderr)
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True, stdout=sys.stderr)

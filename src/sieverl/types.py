@@ -18,7 +18,6 @@ Metrics = dict[str, Any]  # a row of metrics: name -> number
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
-Array = NDArray[Any]
 AnyArray = NDArray[Any]  # of a dtype that is still to be checked
 ROUNDING = 1e-6  # rewards that are less than a bound by no more than this still reach it
 

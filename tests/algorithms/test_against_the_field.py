@@ -7,6 +7,7 @@ here. A gradient is that of the loss by each token's log-prob, so it also compar
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -72,7 +73,7 @@ def credit(name: str, **options: Any) -> Any:
     return get_algorithm(name).credit(REWARD_R, prompt=GROUP_R, **options).advantage
 
 
-def test_the_inputs_are_the_same_and_reach_every_branch():
+def test_the_inputs_are_the_same_and_reach_every_branch() -> None:
     assert FILES["trl"]["inputs"] == FILES["verl"]["inputs"]
     ratio, advantage = (packed("logp") - packed("old")).exp(), packed("advantage")
     sequence = obj.per_sequence(tokens())
@@ -101,11 +102,11 @@ def test_the_inputs_are_the_same_and_reach_every_branch():
         ("k3", replace(get_algorithm("grpo"), objective=HIGHER, penalties=(Penalty(obj.k3, 0.04),))),
     ],
 )
-def test_losses_are_those_of_trl(name, algorithm):
+def test_losses_are_those_of_trl(name: str, algorithm: Algorithm) -> None:
     same(algorithm, TRL[f"loss/{name}"])
 
 
-def test_k3_of_trl_is_by_default_times_the_importance_ratio():
+def test_k3_of_trl_is_by_default_times_the_importance_ratio() -> None:
     """`use_bias_correction_kl` changes the gradient on-policy too, there to that of k2; our k3 is the plain one."""
 
     def corrected(t: Tokens) -> Tensor:
@@ -116,18 +117,18 @@ def test_k3_of_trl_is_by_default_times_the_importance_ratio():
     assert TRL["loss/k3_corrected"]["loss"] != pytest.approx(TRL["loss/k3"]["loss"], rel=1e-3)
 
 
-def test_on_policy_the_corrected_k3_of_trl_has_the_gradient_of_k2():
+def test_on_policy_the_corrected_k3_of_trl_has_the_gradient_of_k2() -> None:
     t = tokens(old_T=None)
     k2, k3 = (torch.autograd.grad(x.sum(), t.logp_T)[0] for x in (obj.k2(t), obj.k3(t) * obj.per_token(t)))
     equal(k2, k3)
 
 
 @pytest.mark.parametrize("name", ["dapo", "cispo"])
-def test_token_losses_are_those_of_trl(name):
+def test_token_losses_are_those_of_trl(name: str) -> None:
     equal(token_loss(get_algorithm(name)), TRL[f"token_loss/{name}"])
 
 
-def test_advantages_of_trl_have_a_larger_epsilon():
+def test_advantages_of_trl_have_a_larger_epsilon() -> None:
     """TRL computes in float32 and adds 1e-4 to the std, we 1e-6 (as the paper's release and verl do)."""
     group = groups(GROUP_R, REWARD_R)
     centred = credit("dr_grpo")
@@ -139,7 +140,7 @@ def test_advantages_of_trl_have_a_larger_epsilon():
     equal((REWARD_R - whole.mean) / (whole.std + 1e-6), credit("reinforce_pp"))  # ours also centres over the batch
 
 
-def test_rloo_of_trl_has_the_same_advantage_and_on_policy_the_same_direction():
+def test_rloo_of_trl_has_the_same_advantage_and_on_policy_the_same_direction() -> None:
     """TRL clips one ratio a sequence and divides by sequences; we take the plain gradient over max_tokens as well."""
     equal(credit("rloo"), TRL["advantage/rloo"], 1e-6)
     t = tokens(old_T=None)
@@ -150,7 +151,7 @@ def test_rloo_of_trl_has_the_same_advantage_and_on_policy_the_same_direction():
     equal(-packed("advantage")[first].mean(), TRL["loss/rloo_on_policy"]["loss"])  # a ratio of 1 hides the log-probs
 
 
-def test_dpo_is_that_of_trl():
+def test_dpo_is_that_of_trl() -> None:
     sign = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0], dtype=torch.float64)
     t = tokens(advantage_T=sign[RESPONSE_T], pair_S=torch.tensor([0, 1, 2, 0, 1, 2]))
     same(get_algorithm("iterative_dpo"), TRL["loss/dpo"], t)
@@ -159,21 +160,21 @@ def test_dpo_is_that_of_trl():
 # --- verl -------------------------------------------------------------------------------------------
 
 
-def test_advantages_are_those_of_verl():
+def test_advantages_are_those_of_verl() -> None:
     equal(credit("grpo"), VERL["advantage/grpo"])
     equal(credit("dr_grpo"), VERL["advantage/dr_grpo"])
     equal(credit("rloo"), VERL["advantage/rloo"])
     equal(credit("remax", greedy=X["greedy"]), VERL["advantage/remax"])
 
 
-def test_a_group_of_one_gets_its_raw_reward_in_verl_and_is_refused_here():
+def test_a_group_of_one_gets_its_raw_reward_in_verl_and_is_refused_here() -> None:
     assert VERL["advantage/grpo_alone"][-2] == pytest.approx(-VERL["advantage/grpo_alone"][-3])
     equal(VERL["advantage/grpo_alone"][-1], REWARD_R[-1] / (1 + 1e-6))
     with pytest.raises(UsageError, match="one response"):
         get_algorithm("grpo").credit(REWARD_R, prompt=[0, 0, 0, 1, 1, 2])
 
 
-def test_reinforce_pp_of_verl_whitens_per_token():
+def test_reinforce_pp_of_verl_whitens_per_token() -> None:
     """There a long response weighs more in mean and std; here each response counts once (see the algorithm's line)."""
     reward_T = torch.tensor(REWARD_R)[RESPONSE_T]
     equal(whiten(reward_T), VERL["advantage/reinforce_plus_plus"], 1e-7)
@@ -185,7 +186,7 @@ def test_reinforce_pp_of_verl_whitens_per_token():
 @pytest.mark.parametrize(
     ("name", "spread"), [("gae", Gae(0.95, 0.9)), ("gae_one", Gae(1.0, 1.0)), ("gae_kl", Gae(1.0, 0.9, kl=0.1))]
 )
-def test_gae_is_that_of_verl(name, spread):
+def test_gae_is_that_of_verl(name: str, spread: Gae) -> None:
     advantage_T = spread(tokens(advantage_T=torch.tensor(REWARD_R)[RESPONSE_T]))
     equal(advantage_T + packed("value"), VERL[f"advantage/{name}"]["return"])
     whitened = torch.tensor(VERL[f"advantage/{name}"]["whitened"], dtype=torch.float64)
@@ -196,12 +197,12 @@ def test_gae_is_that_of_verl(name, spread):
     equal((advantage_T - mean) * torch.rsqrt(variance + 1e-8), whitened, 1e-11)
 
 
-def counting(max_tokens):
+def counting(max_tokens: int) -> Tokens:
     lengths = LENGTH_S.tolist()
     return tokens(denominator=Denominator(lengths, lengths, 0, max_tokens))
 
 
-def test_dual_clip_and_aggregates_are_those_of_verl():
+def test_dual_clip_and_aggregates_are_those_of_verl() -> None:
     algorithm = replace(get_algorithm("grpo"), objective=DUAL)
     equal(token_loss(algorithm), VERL["token_loss/vanilla"])
     same(replace(algorithm, aggregate=obj.token_mean), VERL["loss/token-mean"])
@@ -210,7 +211,7 @@ def test_dual_clip_and_aggregates_are_those_of_verl():
     same(constant, VERL["loss/seq-mean-token-sum-norm"], counting(int(LENGTH_S.max())))
 
 
-def test_sequence_mean_of_verl_adds_an_epsilon_to_the_length():
+def test_sequence_mean_of_verl_adds_an_epsilon_to_the_length() -> None:
     algorithm = replace(get_algorithm("grpo"), objective=DUAL)
     same(algorithm, VERL["loss/seq-mean-token-mean"], relative=1e-7)
 
@@ -221,10 +222,10 @@ def test_sequence_mean_of_verl_adds_an_epsilon_to_the_length():
     same(replace(algorithm, aggregate=theirs), VERL["loss/seq-mean-token-mean"], relative=1e-12)
 
 
-def test_verl_forgets_a_masked_response_in_the_denominator_unless_told_the_batch_size():
+def test_verl_forgets_a_masked_response_in_the_denominator_unless_told_the_batch_size() -> None:
     """A mean over unmasked responses grows when one is dropped; over all sampled ones dropping equals masking."""
     kept = RESPONSE_T != 1
-    cut = {"logp_T": packed("logp")[kept].requires_grad_(), "advantage_T": packed("advantage")[kept]}
+    cut: dict[str, Any] = {"logp_T": packed("logp")[kept].requires_grad_(), "advantage_T": packed("advantage")[kept]}
     cut |= {"old_T": packed("old")[kept], "response_T": RESPONSE_T[kept] - (RESPONSE_T[kept] > 1).long()}
     cut |= {"ref_T": None, "value_T": None}
     algorithm = replace(get_algorithm("reinforce_rej"), objective=DUAL)
@@ -238,7 +239,7 @@ def test_verl_forgets_a_masked_response_in_the_denominator_unless_told_the_batch
     assert VERL["loss/dropped"]["loss"] == pytest.approx(VERL["loss/dropped_global"]["loss"] * 6 / 5)
 
 
-def test_gspo_and_cispo_are_those_of_verl():
+def test_gspo_and_cispo_are_those_of_verl() -> None:
     same(replace(get_algorithm("gspo"), objective=HIGHER), VERL["loss/gspo"], relative=1e-7)  # its sequence mean
     same(get_algorithm("cispo"), VERL["loss/cispo"])
 
@@ -247,7 +248,7 @@ def test_gspo_and_cispo_are_those_of_verl():
     ("name", "penalty"),
     [("k1", obj.k1), ("kl", obj.k1), ("k2", obj.k2), ("mse", obj.k2), *((n, obj.K3(10)) for n in ("k3", "low_var_kl"))],
 )
-def test_kl_penalties_are_those_of_verl(name, penalty):
+def test_kl_penalties_are_those_of_verl(name: str, penalty: Callable[[Tokens], Tensor]) -> None:
     t = tokens()
     value_T = penalty(t)
     (gradient,) = torch.autograd.grad(value_T.sum(), t.logp_T)
@@ -255,7 +256,7 @@ def test_kl_penalties_are_those_of_verl(name, penalty):
     equal(gradient, VERL[f"kl/{name}"]["gradient"])
 
 
-def test_k3_of_verl_is_clamped_at_ten_and_ours_only_when_asked():
+def test_k3_of_verl_is_clamped_at_ten_and_ours_only_when_asked() -> None:
     clamped = np.array(VERL["kl/k3"]["value"]) == 10
     ours = obj.k3(tokens()).detach().numpy()
     assert clamped.tolist() == (ours > 10).tolist()
@@ -264,5 +265,6 @@ def test_k3_of_verl_is_clamped_at_ten_and_ours_only_when_asked():
     equal(ours[~clamped], np.array(VERL["kl/k3"]["value"])[~clamped])
 
 
-def test_the_value_loss_is_that_of_verl():
-    equal(obj.value_loss(*map(packed, ("value", "old_value", "target")), clip=0.2).mean(), VERL["loss/value"])
+def test_the_value_loss_is_that_of_verl() -> None:
+    loss_T = obj.value_loss(packed("value"), packed("old_value"), packed("target"), clip=0.2)
+    equal(loss_T.mean(), VERL["loss/value"])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +17,13 @@ from hypothesis import strategies as st
 import sieverl
 from sieverl.algorithms import ALGORITHMS
 from sieverl.algorithms.algorithm import Algorithm
-from sieverl.algorithms.credit import OverlongShaped, balanced, enough_of_both, groups, signed, zero_one
+from sieverl.algorithms.credit import OverlongShaped, groups, signed, zero_one
 from sieverl.errors import UsageError
-from sieverl.types import Responses
+from sieverl.types import FloatArray, Responses
 
+Shape = Callable[[Responses], FloatArray]
 MIXED = [[1, 0, 0, 0]]  # signed: 1, -1, -1, -1: mean -0.5, std (n-1) 1
-HAND = {  # the advantage of MIXED, worked by hand
+HAND: dict[str, list[float]] = {  # the advantage of MIXED, worked by hand
     "raft": [1, 1, 1, 1],
     "raft_pp": [1, 1, 1, 1],
     "reinforce": [1, -1, -1, -1],
@@ -35,11 +39,11 @@ HAND = {  # the advantage of MIXED, worked by hand
 
 
 @pytest.mark.parametrize("name", HAND)
-def test_hand_worked_advantages(name):
+def test_hand_worked_advantages(name: str) -> None:
     np.testing.assert_allclose(sieverl.get_algorithm(name).credit(MIXED).advantage, [HAND[name]], rtol=1e-12)
 
 
-def test_remax_subtracts_the_greedy_reward_of_each_prompt():
+def test_remax_subtracts_the_greedy_reward_of_each_prompt() -> None:
     credit = sieverl.get_algorithm("remax").credit([[1, 0], [1, 0]], greedy=[1, 0])
     np.testing.assert_array_equal(credit.advantage, [[0, -2], [2, 0]])
     np.testing.assert_array_equal(credit.keep, [[False, True], [True, False]])
@@ -51,11 +55,10 @@ def test_remax_subtracts_the_greedy_reward_of_each_prompt():
     np.testing.assert_array_equal(by_row.advantage, credit.advantage)
 
 
-def greedy_rows(reward, length, max_tokens=100):
+def greedy_rows(reward: list[float], length: list[int], max_tokens: int = 100) -> Responses:
     """One greedy response a row; right from 1 on."""
-    reward = np.array(reward, dtype=float)
-    rows = len(reward)
-    return Responses(np.arange(rows), reward, reward >= 1, np.array(length), np.zeros(rows, bool), None, max_tokens)
+    reward_R, rows = np.array(reward, dtype=float), len(reward)
+    return Responses(np.arange(rows), reward_R, reward_R >= 1, np.array(length), np.zeros(rows, bool), None, max_tokens)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,7 @@ def greedy_rows(reward, length, max_tokens=100):
         (OverlongShaped(0.2), [0.5, -2.5, 2.5, -0.5]),
     ],
 )
-def test_M9_the_greedy_response_goes_through_the_same_shape(shape, expected):
+def test_M9_the_greedy_response_goes_through_the_same_shape(shape: Shape, expected: list[float]) -> None:
     """Two prompts, right then wrong; the greedy response is right for the first and wrong for the second."""
     remax = replace(sieverl.get_algorithm("remax"), shape=shape)
     rows = replace(
@@ -80,7 +83,7 @@ def test_M9_the_greedy_response_goes_through_the_same_shape(shape, expected):
     np.testing.assert_array_equal(credit.keep, np.array(expected) != 0)
 
 
-def test_M9_bare_greedy_rewards_are_shaped_too():
+def test_M9_bare_greedy_rewards_are_shaped_too() -> None:
     """Of a greedy response that is known by its reward only, the length is taken as one token: no penalty."""
     remax = replace(sieverl.get_algorithm("remax"), shape=zero_one)
     assert remax.credit([[1, 0], [1, 0]], greedy=[1, 0]).advantage.tolist() == [[0, -1], [1, 0]]
@@ -89,61 +92,14 @@ def test_M9_bare_greedy_rewards_are_shaped_too():
     assert credit.advantage.tolist() == [[-0.5, -2.0]]
 
 
-def test_M9_graded_rewards_are_compared_as_they_are():
+def test_M9_graded_rewards_are_compared_as_they_are() -> None:
     credit = sieverl.get_algorithm("remax").credit([[0.5, 1.0]], greedy=[0.25])
     assert credit.advantage.tolist() == [[0.25, 0.75]]
 
 
-def test_M16_reinforce_ada_trains_on_a_balanced_group_with_the_baseline_of_all():
-    """n = 4, one prompt with 1 right of 12, one with 8 of 12, one with none of 16."""
-    ada = sieverl.get_algorithm("reinforce_ada")
-    right = [1] + [0] * 11 + [1] * 8 + [0] * 4 + [0] * 16
-    prompt = np.repeat([0, 1, 2], [12, 12, 16])
-    credit = ada.credit(right, prompt=prompt, samples=4, seed=3)
-    of = [credit.selected[prompt == p] for p in range(3)]
-    assert [s.sum() for s in of] == [4, 4, 4], "a hopeless prompt counts as one group, too"
-    correct = [(np.array(right)[prompt == p] * s).sum() for p, s in enumerate(of)]
-    assert correct == [1, 2, 0], "half and half, filled from the other side"
-    assert credit.keep.sum() == 8
-    # signed: 1 right of 12 has mean -10/12, 8 of 12 has mean 4/12
-    for p, mean in ((0, -10 / 12), (1, 4 / 12)):
-        chosen = credit.advantage[prompt == p][of[p]]
-        assert sorted(set(chosen.round(12))) == pytest.approx([-1 - mean, 1 - mean])
-    assert (ada.credit(right, prompt=prompt, samples=4, seed=3).selected == credit.selected).all()
-    picks = {tuple(ada.credit(right, prompt=prompt, samples=4, seed=s).selected) for s in range(20)}
-    assert len(picks) > 10, "another seed draws others"
-
-
-@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=4), st.integers(1, 8))
-def test_M16_balanced_groups_have_n_responses_where_there_are_as_many(groups_, n):
-    right = np.array([x for group in groups_ for x in group])
-    prompt = np.repeat(np.arange(len(groups_)), [len(group) for group in groups_])
-    rows = Responses(prompt, 1.0 * right, right, np.ones(len(right), int), np.zeros(len(right), bool), samples=n)
-    keep = balanced(rows)
-    for p, group in enumerate(groups_):
-        kept, of_right = keep[prompt == p].sum(), (keep & right)[prompt == p].sum()
-        assert kept == min(n, len(group))
-        best = min(sum(group), max(n - n // 2, n - (len(group) - sum(group))))
-        assert of_right == best
-    assert balanced(replace(rows, samples=0)).all(), "an unknown n keeps all"
-
-
-def test_M16_a_prompt_is_sampled_until_half_a_group_is_right_and_half_wrong():
-    rows = greedy_rows([1, 0, 0, 0, 0, 1, 1, 0, 0], [1] * 9)
-    rows = replace(rows, prompt_R=np.array([0] * 5 + [1] * 4), samples=4)
-    assert enough_of_both(rows).tolist() == [False] * 5 + [True] * 4
-    assert enough_of_both(replace(rows, samples=0)).all(), "where n is unknown, one of each"
-
-
-def test_M16_a_rectangle_of_rewards_is_its_own_group():
-    ada = sieverl.get_algorithm("reinforce_ada")
-    assert ada.credit([[1, 0, 0, 0], [0, 0, 0, 0]]).keep.tolist() == [[True] * 4, [False] * 4]
-    assert ada.credit([[1, 0, 0, 0]], samples=2).selected.sum() == 2
-
-
-def test_dpo_keeps_one_pair_a_prompt_and_breaks_ties_by_the_seed():
+def test_dpo_keeps_one_pair_a_prompt_and_breaks_ties_by_the_seed() -> None:
     dpo = sieverl.get_algorithm("iterative_dpo")
-    rewards = [[1, 1, 0, 0], [0, 0, 0, 0], [0.2, 0.9, 0.5, 0.1]]
+    rewards = [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.2, 0.9, 0.5, 0.1]]
     credit = dpo.credit(rewards, seed=0)
     assert credit.keep.sum(1).tolist() == [2, 0, 2]
     assert credit.advantage[2].tolist() == [0, 1, 0, -1]
@@ -153,13 +109,13 @@ def test_dpo_keeps_one_pair_a_prompt_and_breaks_ties_by_the_seed():
     assert len(picks) == 4, "each of the four pairs is drawn by some seed"
 
 
-def keep(name, rewards, **more):
-    greedy = {"greedy": [0.0] * len(rewards)} if name == "remax" else {}
-    return sieverl.get_algorithm(name).credit(rewards, **greedy, **more).keep.tolist()
+def keep(name: str, rewards: list[list[float]], **more: Any) -> list[list[bool]]:
+    kept: list[list[bool]] = sieverl.get_algorithm(name).credit(rewards, **more).keep.tolist()
+    return kept
 
 
-def test_what_each_selection_keeps():
-    rewards = [[0, 0], [1, 0], [1, 1]]
+def test_what_each_selection_keeps() -> None:
+    rewards = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
     f, t = [False, False], [True, True]
     assert keep("raft", rewards) == keep("raft_pp", rewards) == [f, [True, False], t]
     assert keep("reinforce", rewards) == keep("ppo", rewards) == [t, t, t]
@@ -169,7 +125,7 @@ def test_what_each_selection_keeps():
     assert keep("grpo", rewards) == keep("rloo", rewards) == keep("dr_grpo", rewards) == [f, t, f]
 
 
-def test_graded_rewards():
+def test_graded_rewards() -> None:
     raft = sieverl.get_algorithm("raft")
     assert raft.credit([[1.0, 1.5, 0.5]]).keep.tolist() == [[False, True, False]], "correct and at the group's maximum"
     reinforce = sieverl.get_algorithm("reinforce")
@@ -178,14 +134,14 @@ def test_graded_rewards():
     assert reinforce.credit([[0.0, 1.0]], graded=True).advantage.tolist() == [[0.0, 1.0]]
 
 
-def test_overlong_shaping_is_in_the_advantage_and_not_in_correct():
+def test_overlong_shaping_is_in_the_advantage_and_not_in_correct() -> None:
     length = [[80, 90, 100]]
     shaped = Algorithm(shape=OverlongShaped(0.2)).credit([[1, 1, 1]], length=length, max_tokens=100)
     np.testing.assert_allclose(shaped.advantage, [[1.0, 0.5, 0.0]])
     assert keep("dapo", [[1, 1, 1]], length=length, max_tokens=100) == [[False] * 3], "all correct, whatever its length"
 
 
-def test_ragged_groups_in_any_order_equal_each_group_alone():
+def test_ragged_groups_in_any_order_equal_each_group_alone() -> None:
     prompt = np.array([3, 1, 3, 1, 3, 1, 1])
     rewards = np.array([1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0])
     for name in ("grpo", "rloo", "reinforce_rej", "reinforce_rej_std"):
@@ -197,7 +153,7 @@ def test_ragged_groups_in_any_order_equal_each_group_alone():
             np.testing.assert_array_equal(together.keep[prompt == p], alone.keep[0])
 
 
-def test_refusals_name_what_is_wrong():
+def test_refusals_name_what_is_wrong() -> None:
     for name in ("grpo", "rloo", "dr_grpo", "reinforce_rej", "iterative_dpo"):
         with pytest.raises(ValueError, match="at least 2"):
             sieverl.get_algorithm(name).credit([[1], [0]])
@@ -213,7 +169,7 @@ def test_refusals_name_what_is_wrong():
         sieverl.get_algorithm("gropo")
 
 
-def test_float_noise_in_a_constant_group_is_still_constant():
+def test_float_noise_in_a_constant_group_is_still_constant() -> None:
     noisy = [[0.1 + 0.2, 0.3, 0.3 + 1e-9, 0.30000001]]
     for name in ("grpo", "rloo", "dr_grpo", "reinforce_mean", "reinforce_pp", "iterative_dpo"):
         credit = sieverl.get_algorithm(name).credit(noisy)
@@ -221,7 +177,7 @@ def test_float_noise_in_a_constant_group_is_still_constant():
         assert not credit.keep.any()
 
 
-def test_empty_and_all_rejected():
+def test_empty_and_all_rejected() -> None:
     assert sieverl.get_algorithm("grpo").credit(np.zeros((0, 4))).keep.shape == (0, 4)
     assert not sieverl.get_algorithm("raft").credit([[0, 0]]).keep.any()
 
@@ -229,11 +185,11 @@ def test_empty_and_all_rejected():
 # --- an independent version: plain loops over lists ----------------------------------------------------
 
 
-def reference(name, rewards):
-    out = []
+def reference(name: str, rewards: list[list[int]]) -> list[list[float]]:
+    out: list[list[float]] = []
     flat = [2 * x - 1 for row in rewards for x in row]
     for row in rewards:
-        r = [2 * x - 1 for x in row]
+        r = [2.0 * x - 1 for x in row]
         n, mean = len(r), sum(r) / len(r)
         std = (sum((x - mean) ** 2 for x in r) / (n - 1)) ** 0.5
         if name in ("reinforce", "reinforce_rej"):
@@ -254,14 +210,14 @@ def reference(name, rewards):
 
 
 @given(st.integers(2, 6).flatmap(lambda n: st.lists(st.lists(st.integers(0, 1), min_size=n, max_size=n), min_size=1)))
-def test_advantages_equal_plain_loops(rewards):
+def test_advantages_equal_plain_loops(rewards: list[list[int]]) -> None:
     for name in ("reinforce", "reinforce_mean", "grpo", "rloo", "reinforce_rej_std", "reinforce_pp", "dr_grpo", "gspo"):
         ours = sieverl.get_algorithm(name).credit(rewards).advantage
         np.testing.assert_allclose(ours, reference(name, rewards), rtol=1e-9, atol=1e-9, err_msg=name)
 
 
 @given(st.lists(st.lists(st.floats(-5, 5), min_size=4, max_size=4), min_size=1, max_size=6), st.randoms())
-def test_credit_does_not_depend_on_the_order_of_rows(rewards, random):
+def test_credit_does_not_depend_on_the_order_of_rows(rewards: list[list[float]], random: Random) -> None:
     prompt = np.repeat(np.arange(len(rewards)), 4)
     flat = np.array(rewards).ravel()
     order = np.array(random.sample(range(len(flat)), len(flat)))
@@ -272,7 +228,7 @@ def test_credit_does_not_depend_on_the_order_of_rows(rewards, random):
         np.testing.assert_array_equal(straight.keep[order], shuffled.keep)
 
 
-def test_group_moments_of_one():
+def test_group_moments_of_one() -> None:
     g = groups(np.array([1, 2, 2]), np.array([5.0, 1.0, 3.0]))
     assert g.std.tolist() == [0.0, 2**0.5, 2**0.5]
     assert g.size.tolist() == [1, 2, 2]
@@ -303,7 +259,7 @@ KEPT = {  # responses kept of 300 prompts x 4: 96 prompts all wrong, 42 all righ
 
 
 @pytest.fixture(scope="module")
-def labels():
+def labels() -> FloatArray:
     from conftest import SHARED
 
     path = SHARED / "gsm8k_labelled_solutions.jsonl"
@@ -315,7 +271,7 @@ def labels():
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_real_groups_are_kept_exactly(labels, name):
+def test_real_groups_are_kept_exactly(labels: FloatArray, name: str) -> None:
     assert labels.shape == (300, 4)
     share = labels.mean(1)
     assert [(share == 0).sum(), (share == 1).sum(), ((share > 0) & (share < 1)).sum()] == [96, 42, 162]
@@ -328,16 +284,16 @@ def test_real_groups_are_kept_exactly(labels, name):
         np.testing.assert_array_equal(kept, labels == 1)
 
 
-def test_every_algorithm_is_in_the_table_of_kept():
+def test_every_algorithm_is_in_the_table_of_kept() -> None:
     assert set(ALGORITHMS) - set(KEPT) == {"raft_is", "raft_pp_clip_higher", "remax"}
 
 
-def test_responses_are_accepted_too():
-    rows = Responses(*(np.array(x) for x in ([0, 0], [1.0, 0.0], [True, False], [3, 4], [False, False])))
+def test_responses_are_accepted_too() -> None:
+    rows = replace(greedy_rows([1.0, 0.0], [3, 4]), prompt_R=np.array([0, 0]))
     assert sieverl.get_algorithm("grpo").credit(rows).keep.tolist() == [True, True]
 
 
-def test_rewards_rise_and_so_do_advantages():
+def test_rewards_rise_and_so_do_advantages() -> None:
     for name in ("reinforce", "grpo", "rloo", "dr_grpo", "reinforce_pp"):
         advantage = sieverl.get_algorithm(name).credit([[0.1, 0.4, 0.5, 0.9]]).advantage[0]
         assert all(a < b for a, b in pairwise(advantage)), name

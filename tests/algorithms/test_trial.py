@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 
 import pytest
 from runs import recipe
@@ -39,7 +40,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("text", BROKEN)
-def test_S6_what_is_wrong_with_an_axis_is_one_line_and_nothing_is_made(tmp_path, text):
+def test_S6_what_is_wrong_with_an_axis_is_one_line_and_nothing_is_made(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.py").write_text(HEAD + text)
     run_dir = tmp_path / "run"
     with unchecked(), pytest.raises(UsageError) as caught:
@@ -49,7 +50,7 @@ def test_S6_what_is_wrong_with_an_axis_is_one_line_and_nothing_is_made(tmp_path,
     assert not run_dir.exists()
 
 
-def test_S6_the_line_is_the_innermost_one_of_the_file(tmp_path):
+def test_S6_the_line_is_the_innermost_one_of_the_file(tmp_path: Path) -> None:
     body = """
         def inner(x):
             return x.missing
@@ -66,12 +67,12 @@ def test_S6_the_line_is_the_innermost_one_of_the_file(tmp_path):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("axes", [{}, {"kl": "k3", "kl_coefficient": 0.1, "entropy_coefficient": 0.1}])
-def test_S6_every_built_in_algorithm_passes(tmp_path, name, axes):
+def test_S6_every_built_in_algorithm_passes(tmp_path: Path, name: str, axes: dict[str, object]) -> None:
     changes = {f"axes__{key}": value for key, value in axes.items()}
     try_out(chosen_algorithm(recipe(tmp_path, algorithm=name, **changes)), name)
 
 
-def test_S6_what_a_filter_drops_may_be_nan(tmp_path):
+def test_S6_what_a_filter_drops_may_be_nan(tmp_path: Path) -> None:
     """r / std is NaN in the groups that the filter drops, and harmless there; nothing kept is no error either."""
     text = """
         def over_std(r, shaped):

@@ -5,39 +5,33 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import BASE, SHARED
+from safetensors.torch import load_file
 
 from sieverl import cli
+from sieverl.algorithms import ALGORITHMS
 from sieverl.commands import demo
 from sieverl.recipe import Recipe, build, keys, load, to_toml
 from sieverl.run_dir.metrics import MetricsLog
 
-
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rows = [{"prompt": f"{a}+{b}", "answer": str(a + b)} for a in range(4) for b in range(4)]
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (tmp_path / "r.toml").write_text(
-        'steps = 1\n[data]\nsource = "data.jsonl"\n[rollout]\nprompts = 2\nsamples = 2\nmax_tokens = 8\n'
-        "[verify]\nworkers = 1\n"
-    )
-    return tmp_path
+Capture = pytest.CaptureFixture[str]
 
 
-def sieverl(capsys, *args):
-    """Exit code and what was printed."""
+def sieverl(capsys: Capture, *args: str) -> tuple[int, str, str]:
+    """Exit code, and what was printed and said on standard error."""
     try:
-        code = cli.main([str(a) for a in args])
-    except SystemExit as stop:
-        code = stop.code
+        code = cli.main(args)
+    except SystemExit as stop:  # of argparse
+        code = int(stop.code or 0)
     out = capsys.readouterr()
     return code, out.out, out.err
 
 
-def refused(capsys, work, code, expected, *args):
+def refused(capsys: Capture, work: Path, code: int, expected: str, *args: str) -> None:
+    """The command ends with that code and one line that has `expected`, and leaves nothing behind."""
     before = sorted(os.listdir(work))
     got, _, err = sieverl(capsys, *args)
     assert got == code, err
@@ -47,7 +41,7 @@ def refused(capsys, work, code, expected, *args):
     assert sorted(os.listdir(work)) == before, "nothing half-written"
 
 
-def test_train_on_a_file_of_the_users(work, capsys):
+def test_train_on_a_file_of_the_users(work: Path, capsys: Capture) -> None:
     code, out, _ = sieverl(capsys, "train", "r.toml", "--run-dir", "out", "--train.lr", "1e-5", "--rollout.samples=3")
     assert code == 0
     assert len(MetricsLog(work / "out" / "metrics.jsonl").rows()) == 2
@@ -59,7 +53,7 @@ def test_train_on_a_file_of_the_users(work, capsys):
     assert "nothing is left to do" in out
 
 
-def test_usage_errors_name_the_way_out(work, capsys):
+def test_usage_errors_name_the_way_out(work: Path, capsys: Capture) -> None:
     refused(capsys, work, 2, "there is no recipe nothing.toml", "train", "nothing.toml")
     refused(capsys, work, 2, "Did you mean train.lr?", "train", "r.toml", "--train.lrr", "1")
     refused(capsys, work, 2, "Did you mean reinforce_rej?", "train", "r.toml", "--algorithm", "reinforce_rek")
@@ -104,12 +98,12 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_in_the_recipe_that_cannot_work_are_refused(work, capsys, mistake):
+def test_mistakes_in_the_recipe_that_cannot_work_are_refused(work: Path, capsys: Capture, mistake: str) -> None:
     key, value = mistake.split(" = ")
     refused(capsys, work, 2, MISTAKES[mistake], "train", "r.toml", f"--{key}={value}")
 
 
-def test_S8_a_start_without_a_step_does_not_block_another_recipe(work, capsys):
+def test_S8_a_start_without_a_step_does_not_block_another_recipe(work: Path, capsys: Capture) -> None:
     (work / "run" / "rollouts").mkdir(parents=True)
     (work / "run" / "recipe.toml").write_text(to_toml(load("r.toml", {"run_dir": "run", "train.lr": 0.5})))
     (work / "run" / "metrics.jsonl").write_text('{"step": 0, "eval/heldout/avg@4": 0.5}\n')
@@ -126,7 +120,7 @@ def test_S8_a_start_without_a_step_does_not_block_another_recipe(work, capsys):
     refused(capsys, work, 2, "holds a run with train.lr = 1e-06", "train", "r.toml", "--run-dir", "run", "--train.lr=1")
 
 
-def test_S8_a_reward_that_fails_at_the_start_can_be_repaired(work, capsys):
+def test_S8_a_reward_that_fails_at_the_start_can_be_repaired(work: Path, capsys: Capture) -> None:
     function = "def graded(response, row):\n    return 1.0\n"
     (work / "rewards.py").write_text(function)
     train = ("train", "r.toml", "--run-dir", "run", "--data.check_gold", "0", "--verify.name")
@@ -135,7 +129,7 @@ def test_S8_a_reward_that_fails_at_the_start_can_be_repaired(work, capsys):
     assert code == 0, err
 
 
-def test_S15_mistakes_are_told_before_recipes_are_compared(work, capsys):
+def test_S15_mistakes_are_told_before_recipes_are_compared(work: Path, capsys: Capture) -> None:
     train = ("train", "r.toml", "--run-dir", "run")
     assert sieverl(capsys, *train)[0] == 0
     refused(capsys, work, 2, "Did you mean boxes?", *train, "--verify.boxs", "last")
@@ -147,7 +141,7 @@ def test_S15_mistakes_are_told_before_recipes_are_compared(work, capsys):
     refused(capsys, work, 2, "holds a run with verify.boxes = None", *train, "--verify.boxes", "last")
 
 
-def test_data_errors_name_file_and_line(work, capsys):
+def test_data_errors_name_file_and_line(work: Path, capsys: Capture) -> None:
     refused(capsys, work, 3, "missing.jsonl", "train", "r.toml", "--data.source", "missing.jsonl")
     (work / "broken.jsonl").write_text('{"prompt": "1+1", "answer": "2"}\n{"prompt": \n')
     refused(capsys, work, 3, "line 2", "train", "r.toml", "--data.source", "broken.jsonl")
@@ -161,7 +155,7 @@ def test_data_errors_name_file_and_line(work, capsys):
     refused(capsys, work, 3, "max_prompt_tokens", "train", "r.toml", "--data.max_prompt_tokens", "2")
 
 
-def test_model_errors(work, capsys):
+def test_model_errors(work: Path, capsys: Capture) -> None:
     refused(capsys, work, 3, "config.json", "train", "r.toml", "--model.path", "./nowhere")
     shutil.copytree(BASE, work / "plain")
     config = json.loads((work / "plain" / "tokenizer_config.json").read_text())
@@ -173,12 +167,12 @@ def test_model_errors(work, capsys):
     assert code == 0, err
 
 
-def test_a_run_directory_that_cannot_be_written(work, capsys):
+def test_a_run_directory_that_cannot_be_written(work: Path, capsys: Capture) -> None:
     (work / "file").write_text("x")
     refused(capsys, work, 2, "cannot write the run directory", "train", "r.toml", "--run-dir", "file/run")
 
 
-def test_algorithm_of_the_users_own(work, capsys):
+def test_algorithm_of_the_users_own(work: Path, capsys: Capture) -> None:
     (work / "mine.py").write_text(
         "from sieverl import Algorithm\nfrom sieverl.algorithms.credit import correct, one\n"
         "best = Algorithm(select=correct, advantage=one)\n"
@@ -193,9 +187,7 @@ def test_algorithm_of_the_users_own(work, capsys):
     refused(capsys, work, 2, "no sieverl.Algorithm named 'worst'", "train", "r.toml", "--algorithm", "mine.py:worst")
 
 
-def test_algorithms_lists_each_and_explains_one(capsys):
-    from sieverl.algorithms import ALGORITHMS
-
+def test_algorithms_lists_each_and_explains_one(capsys: Capture) -> None:
     code, out, _ = sieverl(capsys, "algorithms")
     assert code == 0
     for name in ALGORITHMS:
@@ -205,14 +197,16 @@ def test_algorithms_lists_each_and_explains_one(capsys):
         assert "formula: loss = " in one
 
 
-def test_doctor(capsys):
+def test_doctor(capsys: Capture) -> None:
     code, out, _ = sieverl(capsys, "doctor")
     assert code == 0
     assert "torch" in out
-    assert "pip install 'sieverl[" in out
+    assert "to do" in out
+    assert "missing" not in out
+    assert "shipped model" in out
 
 
-def test_help_of_each_command(capsys):
+def test_help_of_each_command(capsys: Capture) -> None:
     for command in ("demo", "train", "verify", "data", "algorithms", "doctor"):
         code, out, _ = sieverl(capsys, command, "--help")
         assert code == 0
@@ -221,8 +215,8 @@ def test_help_of_each_command(capsys):
     assert all(f"--{name}" in out for name, _ in keys())
 
 
-def test_demo_takes_a_new_directory_or_the_unfinished_one(work, capsys):
-    def directory(**changes):
+def test_demo_takes_a_new_directory_or_the_unfinished_one(work: Path, capsys: Capture) -> None:
+    def directory(**changes: object) -> str:
         return demo.recipe({"steps": 1, **changes}).run_dir
 
     assert directory() == "runs/demo-1"
@@ -235,14 +229,14 @@ def test_demo_takes_a_new_directory_or_the_unfinished_one(work, capsys):
     assert directory() == "runs/demo-2"
 
 
-def test_recipes_survive_writing_and_reading(tmp_path):
+def test_recipes_survive_writing_and_reading(tmp_path: Path) -> None:
     recipe = build({"model": {"path": 'a "quoted" \\ path'}, "verify": {"name": "math", "boxes": "last"}})
     (tmp_path / "r.toml").write_text(to_toml(recipe))
     assert load(tmp_path / "r.toml") == recipe
     assert Recipe() == build({})
 
 
-def test_gsm8k_with_the_shipped_model_runs_says_so_and_does_no_harm(work, capsys):
+def test_gsm8k_with_the_shipped_model_runs_says_so_and_does_no_harm(work: Path, capsys: Capture) -> None:
     if not SHARED.is_dir():
         pytest.skip("the GSM8K file is not part of the project")
     options = ["--data.source", f"gsm8k@{SHARED / 'gsm8k_train.jsonl'}", "--steps", "2", "--rollout.prompts", "4"]
@@ -250,7 +244,5 @@ def test_gsm8k_with_the_shipped_model_runs_says_so_and_does_no_harm(work, capsys
     assert code == 0, err
     assert "nothing kept: 100% of prompts all wrong" in out
     assert "no update was made" in out
-    from safetensors.torch import load_file
-
     before, after = (load_file(d / "model.safetensors") for d in (BASE, work / "g" / "checkpoints" / "latest"))
     assert all((before[name] == after[name]).all() for name in before)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sieverl.commands.verify import verify_file
@@ -20,12 +24,12 @@ ROWS = [
 MATH = {"name": "math"}
 
 
-def write(path, rows):
+def write(path: Path, rows: Sequence[str | Mapping[str, object]]) -> Path:
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path
 
 
-def test_rows_come_out_in_order_with_reward_and_status(tmp_path, capsys):
+def test_rows_come_out_in_order_with_reward_and_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out.jsonl"
     counts = verify_file(MATH, write(tmp_path / "in.jsonl", [*ROWS[:2], "", *ROWS[2:]]), output)
     rows = [json.loads(line) for line in output.read_text().splitlines()]
@@ -44,10 +48,7 @@ def test_rows_come_out_in_order_with_reward_and_status(tmp_path, capsys):
     assert "timeout" not in printed
 
 
-def test_columns_can_be_named_and_parquet_read_and_written(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def test_columns_can_be_named_and_parquet_read_and_written(tmp_path: Path) -> None:
     rows = [{"truth": {"target": "4"}, "model": {"text": rf"\boxed{{{n}}}"}} for n in (4, 5)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
     verify_file(MATH, tmp_path / "in.parquet", tmp_path / "out.parquet", ("truth.target", "model.text"))
@@ -67,14 +68,14 @@ def test_columns_can_be_named_and_parquet_read_and_written(tmp_path):
         ({"gold": "4", "response": None}, r"in\.jsonl:2: the column 'response' is a NoneType; a response is text"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_named(tmp_path, line, message):
+def test_a_row_that_cannot_be_used_is_named(tmp_path: Path, line: str | dict[str, object], message: str) -> None:
     file = write(tmp_path / "in.jsonl", [ROWS[0], line])
     with pytest.raises(DataError, match=message):
         verify_file(MATH, file, tmp_path / "out.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
-def test_files_that_cannot_be_used(tmp_path):
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         verify_file(MATH, tmp_path / "none.jsonl", tmp_path / "out.jsonl")
     with pytest.raises(DataError, match="has no rows"):
@@ -88,7 +89,7 @@ def test_files_that_cannot_be_used(tmp_path):
             verify_file(MATH, file, output)
 
 
-def test_an_old_output_survives_a_failure(tmp_path):
+def test_an_old_output_survives_a_failure(tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     output.write_text("old")
     with pytest.raises(DataError):

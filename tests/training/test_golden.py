@@ -1,9 +1,9 @@
 """Golden curves: ten steps of the shipped model per algorithm in float64, the same as when they were written down.
 
-Kept sets are compared exactly, numbers to 1e-6. `python tests/test_golden.py --write [NAMES]` writes them anew, which
-is right only after a change that is meant to change what is learnt. In float64 the sampled tokens do not depend on the
-machine's BLAS, short of a draw that falls within its rounding of 1e-15: set ATEN_CPU_CAPABILITY=default and
-MKL_ENABLE_INSTRUCTIONS=SSE4_2 to run the tests on other kernels.
+Kept sets are compared exactly, numbers to 1e-6. `PYTHONPATH=tests python tests/training/test_golden.py --write
+[NAMES]` writes them again, which is right only after a change that is meant to change what is learnt. In float64 the
+sampled tokens do not depend on the machine's BLAS, unless a draw falls within its rounding error of 1e-15: set
+ATEN_CPU_CAPABILITY=default and MKL_ENABLE_INSTRUCTIONS=SSE4_2 to run the tests on other kernels.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def curve(name: str, run_dir: Path) -> list[dict[str, Any]]:
 
 
 def read(name: str) -> list[dict[str, Any]]:
-    return json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    return rows
 
 
 def write(name: str) -> None:
@@ -74,7 +75,7 @@ def write(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ALGORITHMS])
-def test_ten_steps_are_the_golden_ones(name, tmp_path):
+def test_ten_steps_are_the_golden_ones(name: str, tmp_path: Path) -> None:
     ours, golden = curve(name, tmp_path / name), read(name)
     assert len(ours) == len(golden) == STEPS
     for step, (row, expected) in enumerate(zip(ours, golden, strict=True), 1):
@@ -84,7 +85,7 @@ def test_ten_steps_are_the_golden_ones(name, tmp_path):
             assert row[number] == pytest.approx(expected[number], rel=1e-6, abs=1e-6), f"step {step}: {number}"
 
 
-def test_the_golden_curves_are_those_of_every_algorithm_and_say_something():
+def test_the_golden_curves_are_those_of_every_algorithm_and_say_something() -> None:
     assert {file.stem for file in GOLDEN.glob("*.json")} == set(ALGORITHMS)
     curves = {name: read(name) for name in ALGORITHMS}
     assert all(sum(row["grad_norm"] > 0 for row in rows) >= 5 for rows in curves.values())
@@ -93,7 +94,7 @@ def test_the_golden_curves_are_those_of_every_algorithm_and_say_something():
 
 if __name__ == "__main__":
     if "--write" not in sys.argv:
-        sys.exit("usage: python tests/test_golden.py --write [NAMES]")
+        sys.exit("usage: PYTHONPATH=tests python tests/training/test_golden.py --write [NAMES]")
     names = [name for name in sys.argv[1:] if name != "--write"]
     torch.set_num_threads(1)
     for algorithm in names or ALGORITHMS:

@@ -8,23 +8,28 @@ import re
 import shutil
 import textwrap
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from runs import comparable, recipe
+from runs import NOT_EVALUATED, comparable, recipe
 
 from sieverl import cli
 from sieverl.display import plot
 from sieverl.display.console import Progress
 from sieverl.engines.fake import FakeEngine
+from sieverl.engines.protocol import Request
 from sieverl.errors import Alarm, UsageError
 from sieverl.recipe import to_toml
 from sieverl.run_dir.rollouts import rollout_path
 from sieverl.training.loop import train
 from sieverl.training.setup import prepare
+from sieverl.training.state import Run
 from sieverl.verify import Pool, build
 
+Capture = pytest.CaptureFixture[str]
 BAD = """
     def always(response, row):
         return row["targt_len"]
@@ -40,14 +45,14 @@ BAD = """
 
 
 @pytest.fixture
-def bad(tmp_path, monkeypatch):
+def bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rbad.py").write_text(textwrap.dedent(BAD))
     return tmp_path
 
 
-def command(directory, *options, **overrides):
-    """`sieverl train` on the recipe of test_loop, in this process: its exit code."""
+def command(directory: Path, *options: str, **overrides: Any) -> int:
+    """`sieverl train` on the recipe of runs.py, in this process: its exit code."""
     (directory / "r.toml").write_text(to_toml(recipe(directory / "run", **overrides)))
     return cli.main(["train", "r.toml", "--run-dir", str(directory / "run"), *options])
 
@@ -61,13 +66,13 @@ def command(directory, *options, **overrides):
         ("trl", "ZeroDivisionError: division by zero (rbad.py:11)"),
     ],
 )  # fmt: skip
-def test_S4_an_exception_is_shown_with_file_and_line(bad, name, reason):
+def test_S4_an_exception_is_shown_with_file_and_line(bad: Path, name: str, reason: str) -> None:
     with Pool({"name": f"rbad.py:{name}"}) as pool:
         pool.verdicts([("", {"answer": "4"})] * 3)
         assert dict(pool.reasons) == {reason: 3}
 
 
-def test_S4_reasons_of_every_kind_are_counted(bad):
+def test_S4_reasons_of_every_kind_are_counted(bad: Path) -> None:
     (bad / "rbad.py").write_text("def act(response, row):\n    raise ValueError(response)\n")
     with Pool({"name": "rbad.py:act"}) as pool:
         pool.verdicts([(str(i), {}) for i in range(150)])
@@ -76,7 +81,7 @@ def test_S4_reasons_of_every_kind_are_counted(bad):
 
 
 @pytest.mark.parametrize("source", [pytest.param("reasoning_gym:basic_arithmetic", marks=pytest.mark.slow), ""])
-def test_S4_a_run_of_which_every_answer_is_an_error_stops_at_once(bad, capsys, source):
+def test_S4_a_run_of_which_every_answer_is_an_error_stops_at_once(bad: Path, capsys: Capture, source: str) -> None:
     overrides = {
         "verify__name": "rbad.py:always",
         "data__check_gold": 0,
@@ -96,18 +101,15 @@ def test_S4_a_run_of_which_every_answer_is_an_error_stops_at_once(bad, capsys, s
     assert command(bad, **overrides) == 0, "the same command goes on when it is repaired"
 
 
-def test_S4_the_console_shows_a_reason_once_and_counts(bad, capsys):
-    assert (
-        command(bad, verify__name="rbad.py:mostly", data__check_gold=0, evaluate__source="", evaluate__every=0, steps=3)
-        == 0
-    )
+def test_S4_the_console_shows_a_reason_once_and_counts(bad: Path, capsys: Capture) -> None:
+    assert command(bad, verify__name="rbad.py:mostly", data__check_gold=0, steps=3, **NOT_EVALUATED) == 0
     out = capsys.readouterr().out
     assert out.count("KeyError: 'no one' (rbad.py:5)") == 1
     assert out.count("verifier: 0 timeouts") == 3
     assert "so far" in out
 
 
-def test_S4_verify_writes_its_file_and_exits_with_5_when_all_rows_are_errors(bad, capsys):
+def test_S4_verify_writes_its_file_and_exits_with_5_when_all_rows_are_errors(bad: Path, capsys: Capture) -> None:
     (bad / "in.jsonl").write_text('{"gold": "4", "response": "4"}\n' * 3)
     arguments = ["verify", "--input", "in.jsonl", "--output", "out.jsonl", "--verifier"]
     assert cli.main([*arguments, "rbad.py:always"]) == 5
@@ -147,49 +149,51 @@ GRADED = """
 
 
 @pytest.fixture
-def mine(tmp_path, monkeypatch):
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(textwrap.dedent(GRADED).replace("PART", "0.5"))
     return tmp_path
 
 
-def scripted(directory, texts, name, steps, resume="auto", **overrides):
+def scripted(directory: Path, texts: list[list[str]], name: str, steps: int, **overrides: Any) -> tuple[Run, str]:
     """A run whose engine answers step i with texts[i], one text a sample; the console's lines come with it."""
     overrides = {"verify__name": f"mine.py:{name}", "data__check_gold": 0, "alarms__engine_mismatch": 0, **overrides}
     made = prepare(
-        recipe(directory, steps=steps, evaluate__source="", evaluate__every=0, algorithm="reinforce", **overrides),
-        resume,
-        lambda text: None,
+        recipe(directory, steps=steps, algorithm="reinforce", **NOT_EVALUATED, **overrides),
+        say=lambda text: None,
     )
     tokenizer, eos, state = made.policy.tokenizer, made.prompts.sampling.eos[0], made.state
 
-    def respond(request, sample):
+    def respond(request: Request, sample: int) -> list[int]:
         said = texts[min(state.step, len(texts) - 1)]
         return [*tokenizer(said[sample % len(said)], add_special_tokens=False)["input_ids"], eos]
 
     made.environment = replace(made.environment, engine=FakeEngine(respond))
-    console = Console(soft_wrap=True, file=io.StringIO())
+    said = io.StringIO()
     with made.pool:
-        train(made, Progress(made.recipe, 0, made.declared_graded is not False, console))
-    return made, console.file.getvalue()
+        train(
+            made,
+            Progress(made.recipe, 0, made.declared_graded is not False, Console(soft_wrap=True, file=said)),
+        )
+    return made, said.getvalue()
 
 
 PLAIN, HALF = ["right", "bad", "bad", "bad"], ["right", "0.5", "bad", "bad"]
 
 
-def advantages(directory, step):
+def advantages(directory: Path, step: int) -> list[float]:
     rows = pq.read_table(rollout_path(directory, step)).to_pylist()
     return [row["advantage"] for row in rows if row["group"] == 0]
 
 
-def test_S2_graded_from_the_first_batch_stays_graded(mine):
+def test_S2_graded_from_the_first_batch_stays_graded(mine: Path) -> None:
     made, out = scripted(mine / "r", [HALF, PLAIN], "unsaid", 3)
     assert [advantages(mine / "r", step) for step in (1, 2, 3)] == [[1, 0.5, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
     assert made.state.graded is True
     assert out.count("rewards are taken as they are") == 1
 
 
-def test_S2_a_first_partial_reward_in_a_later_step_stops_the_run_and_never_flips(mine):
+def test_S2_a_first_partial_reward_in_a_later_step_stops_the_run_and_never_flips(mine: Path) -> None:
     with pytest.raises(Alarm, match=r"step 3: a response got the reward 0\.5.*verify\.graded = true"):
         scripted(mine / "r", [PLAIN, PLAIN, HALF], "unsaid", 4, checkpoint__every=1)
     assert [advantages(mine / "r", step) for step in (1, 2)] == [[1, -1, -1, -1]] * 2
@@ -201,7 +205,7 @@ def test_S2_a_first_partial_reward_in_a_later_step_stops_the_run_and_never_flips
     assert made.state.graded is False
 
 
-def test_S2_a_declaration_decides(mine):
+def test_S2_a_declaration_decides(mine: Path) -> None:
     scripted(mine / "a", [PLAIN], "unsaid", 1, verify__graded=True)
     assert advantages(mine / "a", 1) == [1, 0, 0, 0]
     scripted(mine / "b", [HALF], "unsaid", 1, verify__graded=False)
@@ -217,7 +221,7 @@ def test_S2_a_declaration_decides(mine):
         assert pool.graded() is False
 
 
-def test_S3_from_which_reward_on_a_response_is_correct(mine):
+def test_S3_from_which_reward_on_a_response_is_correct(mine: Path) -> None:
     made, out = scripted(mine / "a", [PLAIN], "low", 4)
     assert [row["reward/accuracy"] for row in made.metrics.rows()[1:]] == [0.0] * 4
     assert out.count("no reward reached verify.correct_from = 1 so far (highest 0.8)") == 1
@@ -229,7 +233,7 @@ def test_S3_from_which_reward_on_a_response_is_correct(mine):
     assert plot.curve(mine / "a").exists()
 
 
-def test_S3_every_way_to_a_verdict_from_a_number_takes_correct_from(mine, capsys):
+def test_S3_every_way_to_a_verdict_from_a_number_takes_correct_from(mine: Path, capsys: Capture) -> None:
     for name, correct in (("low", True), ("trl", True), ("own", True)):
         spec = {"name": f"mine.py:{name}", "correct_from": 0.8}
         assert build(spec)("right", {}).correct is correct
@@ -255,7 +259,7 @@ PARTS = [
 ]
 
 
-def test_S3_none_does_not_apply_and_adds_nothing(mine):
+def test_S3_none_does_not_apply_and_adds_nothing(mine: Path) -> None:
     check = build({"name": "sum", "parts": PARTS})
     assert check("right", {}).reward == pytest.approx(1.15)
     assert check("right", {}).correct, "the first part that applies says what is correct"
@@ -274,7 +278,7 @@ def test_S3_none_does_not_apply_and_adds_nothing(mine):
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_S3_parts_are_logged_apart_and_read_back(mine, workers):
+def test_S3_parts_are_logged_apart_and_read_back(mine: Path, workers: int) -> None:
     texts = [["right", "right none", "bad", "bad none"]]
     shape = {"verify__parts": PARTS, "verify__workers": workers, "checkpoint__every": 2}
     made, _ = scripted(mine / "a", texts, "never", 3, **shape, verify__name="sum")

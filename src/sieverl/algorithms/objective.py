@@ -22,6 +22,7 @@ from torch import Tensor
 from sieverl.algorithms.needs import needs, ratio_free
 from sieverl.algorithms.shapes import BoolT, FloatT, FloatTorP, Scalar
 from sieverl.algorithms.tokens import Denominator, Tokens
+from sieverl.errors import UsageError
 
 # --- ratio ----------------------------------------------------------------------------------------
 
@@ -181,12 +182,12 @@ class Penalty:
 
     def __post_init__(self) -> None:
         if self.function is k1:
-            raise ValueError(
+            raise UsageError(
                 "a k1 penalty in the loss has zero expected gradient on-policy (arXiv 2510.01555); use k2 or k3 in the "
                 "loss, or k1 in the reward (kl_in_reward)"
             )
         if self.denominator not in ("kept", "sampled"):
-            raise ValueError(f"a penalty is taken over 'kept' or 'sampled' responses, not {self.denominator!r}")
+            raise UsageError(f"a penalty is taken over 'kept' or 'sampled' responses, not {self.denominator!r}")
 
 
 # --- aggregate ------------------------------------------------------------------------------------

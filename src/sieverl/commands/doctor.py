@@ -11,7 +11,6 @@ from sieverl.errors import ExitCode
 from sieverl.run_dir.versions import version
 
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "peft", "math-verify", "reasoning-gym")
-EXTRAS = {"vllm": "vllm", "ray": "ray", "wandb": "wandb", "tensorboard": "tensorboard", "trackio": "trackio"}
 
 
 ABOUT = "say what is installed and what is missing, or how a model is computed"
@@ -64,7 +63,6 @@ def show() -> ExitCode:
     """Print the table; 3 when something that SieveRL needs is missing, else 0."""
     import torch
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
     from transformers.utils.logging import disable_progress_bar
 
@@ -81,9 +79,6 @@ def show() -> ExitCode:
         found = version(package)
         missing += found is None
         table.add_row(package, found or "[red]missing[/]", "" if found else "pip install sieverl")
-    for package, extra in EXTRAS.items():
-        found = version(package)
-        table.add_row(f"{package} (extra)", found or "-", "" if found else escape(f"pip install 'sieverl[{extra}]'"))
     cuda = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "none"
     table.add_row("GPU", cuda, "")
     table.add_row("CPU threads of PyTorch", f"{torch.get_num_threads()} of {os.cpu_count()}", "")
