@@ -1,5 +1,7 @@
 """Prompts as token ids: chat or plain text, the paper's instructions, never two begin-of-text tokens."""
 
+from typing import Any
+
 import pytest
 
 from sieverl.data import BOXED_SUFFIX, BOXED_SYSTEM, Template, render
@@ -91,8 +93,9 @@ def test_the_suffix_follows_the_last_turn_of_the_user_and_the_row_stays_as_it_is
 def test_what_cannot_be_rendered_says_what_to_do():
     with pytest.raises(DataError, match="has no chat template; use the template style plain"):
         render(tokenizer(), PROMPT, Template("chat"))
+    wrong: dict[str, Any] = {"style": "chatml"}
     with pytest.raises(UsageError, match="unknown template style 'chatml'; allowed: auto, chat, plain"):
-        Template(style="chatml")
+        Template(**wrong)
     strict = tokenizer("{{ raise_exception('System role not supported') }}")
     with pytest.raises(DataError, match="refuses prompt 0 with the roles user: System role not supported"):
         render(strict, PROMPT, Template("chat"))

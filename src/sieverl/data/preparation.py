@@ -71,8 +71,7 @@ def prepare(  # the parameters are the options of `sieverl data prepare`, hence 
     if tokenizer is not None or max_prompt_tokens is not None:
         filtering.append(_length_filter(tokenizer, template, max_prompt_tokens))
     if verifier is not None:
-        spec = _verifier_spec(verifier, source)
-        filtering.append(lambda prompts: _verifiable(prompts, spec))
+        filtering.append(_gold_filter(verifier, source))
     loaded = read(source, columns=columns, split=split, limit=limit, options=options)
     prompts, dropped = _apply(filtering, loaded)
     dropped_file = _write_dropped(path.with_name(f"{path.name}.dropped.jsonl"), dropped)
@@ -118,17 +117,18 @@ def _length_filter(tokenizer: str | None, template: Template, max_prompt_tokens:
     return lambda prompts: filters.too_long(prompts, _load_tokenizer(tokenizer), template, max_prompt_tokens)
 
 
-def _verifier_spec(verifier: str | Mapping[str, object], source: str) -> Mapping[str, object]:
+def _gold_filter(verifier: str | Mapping[str, object], source: str) -> Filter:
     if verifier == "auto":
         verifier = "reasoning_gym" if source.startswith("reasoning_gym:") else "math"
-    return {"name": verifier} if isinstance(verifier, str) else verifier
+    spec = {"name": verifier} if isinstance(verifier, str) else verifier
 
+    def keep_verifiable(prompts: list[Prompt]) -> filters.Sifted:
+        from sieverl.verify.pool import Pool
 
-def _verifiable(prompts: Sequence[Prompt], spec: Mapping[str, object]) -> filters.Sifted:
-    from sieverl.verify.pool import Pool
+        with Pool(spec) as pool:
+            return filters.unverifiable(prompts, pool.verdicts, pool.verifier.gold)
 
-    with Pool(spec) as pool:
-        return filters.unverifiable(prompts, pool.verdicts, pool.verifier.gold)
+    return keep_verifiable
 
 
 def _load_tokenizer(name: str) -> Tokenizer:
