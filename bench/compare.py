@@ -30,7 +30,7 @@ def say(text: str) -> None:
 
 
 def model_of(workload: str) -> Path:
-    """The directory of the workload's model, written anew (it is the same bits each time)."""
+    """The directory of the workload's model, written again (the same bits each time)."""
     return make_model(WORKLOADS[workload], MODELS / workload)
 
 

@@ -15,7 +15,7 @@ BUDGETS = (1024, 2048, 4096, 8192)  # tokens of a micro-batch
 
 
 def quickest_budget(process: Any) -> tuple[int, dict[int, float]]:
-    """Tokens a micro-batch with the quickest update that keeps everything, and the seconds at each."""
+    """The micro-batch size, in tokens, with the fastest update that keeps everything, and the seconds at each size."""
     step(process, {"do": "update", "keep": 1.0})
     seconds = {n: step(process, {"do": "update", "keep": 1.0, "micro_batch_tokens": n})["seconds"] for n in BUDGETS}
     say(f"  sweep of micro_batch_tokens: {seconds}")

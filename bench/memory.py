@@ -15,7 +15,7 @@ VOCABULARIES = (4096, 32768, 151936)
 LENGTHS = (512, 1024, 2048, 4096)
 TOKENS = 8192  # of an update, at every length
 SMALL = ("--workload", "long-tail", "--micro-batch-tokens", 4096)
-# what grows: the options of each size
+# growing quantity -> the options of each size
 SIZES: dict[str, dict[int, tuple[object, ...]]] = {
     "vocabulary": {n: (*SMALL, "--prompts", 4, "--vocabulary", n) for n in VOCABULARIES},
     "length": {n: (*SMALL, "--prompts", 1, "--samples", TOKENS // n, "--length", n) for n in LENGTHS},
@@ -23,7 +23,7 @@ SIZES: dict[str, dict[int, tuple[object, ...]]] = {
 
 
 def run(workload: str, options: Namespace) -> Row:
-    """The line of one thing that grows: `ours` is the largest size, `peer` the smallest, so 1 is no growth at all."""
+    """The line of one growing quantity: `ours` is the largest size, `peer` the smallest; a ratio of 1 is no growth."""
     beyond: dict[int, list[float]] = {}
     seconds: dict[int, Row] = {}
     for size, arguments in SIZES[workload].items():

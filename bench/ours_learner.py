@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 @dataclass
 class Update:
-    """A learner and one batch of responses, whose tokens stand in `rollouts` by row."""
+    """A learner and one batch of responses; `rollouts` has their tokens, by row."""
 
     learner: Learner
     responses: Responses
@@ -111,7 +111,7 @@ class Update:
         """
         started = time.perf_counter()
         self.run(keep=1.0)
-        ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system first
+        ctypes.CDLL(None).malloc_trim(0)  # return free memory to the system first
         before = _status_mb("VmRSS")
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")

@@ -1,4 +1,4 @@
-"""The bare matrix products of an update and of a rollout: what no implementation can leave out.
+"""The bare matrix products of an update and of a rollout: the work that every implementation must do.
 
 Plain `torch.mm` and `torch.bmm` on tokens without any padding. Attention counts what a causal mask leaves, half of all
 pairs. Legend: N tokens, n responses, L columns, H query heads, K key/value heads, D head size.

@@ -1,4 +1,4 @@
-"""What the update costs when only a part of the responses is kept, and against computing all with the rest masked."""
+"""The cost of an update that keeps some responses, against keeping all, and against masking the others."""
 
 from __future__ import annotations
 

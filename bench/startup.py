@@ -1,4 +1,4 @@
-"""From nothing to an answer: `sieverl --help`, imports, and the first batch of responses."""
+"""Start-up time: `sieverl --help`, imports, and the first batch of responses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _command(*command: object) -> Callable[[], object]:
 
 
 def run(workload: str, options: Namespace) -> Row:
-    """The line of one workload; each pair alternates, the first of each warms the disk's cache."""
+    """The line of one workload; the sides of a pair alternate, and the first run of each warms the disk cache."""
     model, trl = model_of(workload), ensure_venv("trl")
     where = ("--workload", workload, "--model", model)
     commands = Path(sys.executable).parent, trl.parent

@@ -90,7 +90,7 @@ def main() -> None:
             pool.verifier = replace(pool.verifier, cheap=undecided)
         ours(pool, warm)
         peer(warm)
-        # In turn, since other programs may come and go on the machine.
+        # In turn, since other programs may start and stop on the machine.
         parts = [measured[start : start + PART] for start in range(0, len(measured), PART)]
         times = [(ours(pool, part), peer(part)) for part in parts]
     our_speed, peer_speed = (len(measured) / sum(column) for column in zip(*times, strict=True))

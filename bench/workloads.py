@@ -20,7 +20,7 @@ from pathlib import Path
 
 ASSETS = Path(__file__).parents[1] / "src/sieverl/assets"
 BASE = ASSETS / "base"
-STEPS_OF_PROMPTS = 8  # distinct prompts for this many steps, then they come again
+STEPS_OF_PROMPTS = 8  # distinct prompts for this many steps, then they repeat
 
 
 def boxed(response: str, answer: str) -> float:
@@ -137,7 +137,7 @@ def shape(workload: Workload) -> dict[str, int | bool]:
 
 
 def add_accuracy_options(parser: argparse.ArgumentParser) -> None:
-    """What a training that is timed until it has gained accuracy is told, ours or a peer's."""
+    """The options of a training run that is timed until it has gained accuracy, ours or a peer's."""
     parser.add_argument("--prompts", type=Path, required=True, help="JSONL to train on, in order, repeated")
     parser.add_argument("--evaluation", type=Path, required=True, help="JSONL to evaluate on")
     parser.add_argument("--steps", type=int, default=200)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def random_model():
+def random_model() -> Callable[..., Any]:
     """A function (family, dtype, seed) -> small random causal LM."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -66,7 +67,7 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
-def set_threads():
+def set_threads() -> Iterator[Callable[[int], None]]:
     """PyTorch's number of threads, to be set in a test and put back after it."""
     import torch
 

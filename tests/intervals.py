@@ -9,13 +9,16 @@ from __future__ import annotations
 import numpy as np
 
 from sieverl.evaluation.statistics import scores
+from sieverl.types import BoolArray, IntArray
 
 # two kinds of prompts, all kinds, middling ones, hard ones, very hard ones
 SHAPES = ((0.2, 0.2), (1.0, 1.0), (5.0, 5.0), (0.5, 10.0), (0.1, 5.0))
 WRONG = 3
 
 
-def draw(rng: np.random.Generator, size: tuple[int, ...], samples: int, shape: tuple[float, float]):
+def draw(
+    rng: np.random.Generator, size: tuple[int, ...], samples: int, shape: tuple[float, float]
+) -> tuple[IntArray, BoolArray]:
     """Numbers of correct responses, and whether the majority is right."""
     chance = rng.beta(*shape, size)
     correct = rng.binomial(samples, chance)
@@ -43,6 +46,7 @@ def coverage(prompts: int, samples: int, shape: tuple[float, float], runs: int, 
 
 
 def main() -> None:
+    """Print the coverage for many sizes."""
     for prompts in (2, 5, 10, 30, 200):
         found: dict[str, list[float]] = {"avg": [], "pass": [], "maj": []}
         for samples in (1, 4, 16):

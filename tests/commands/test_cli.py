@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from sieverl import cli
 from sieverl.algorithms import ALGORITHMS
-from sieverl.commands import demo
+from sieverl.commands import demo, doctor
 from sieverl.recipe import Recipe, build, keys, load, to_toml
 from sieverl.run_dir.metrics import MetricsLog
 
@@ -204,6 +204,18 @@ def test_doctor(capsys: Capture) -> None:
     assert "to do" in out
     assert "missing" not in out
     assert "shipped model" in out
+
+
+def test_doctor_says_what_is_missing_and_how_to_add_it(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "REQUIRED", ("torch", "no-such-package"))
+    code, out, _ = sieverl(capsys, "doctor")
+    assert code == 3
+    line = next(line for line in out.splitlines() if "no-such-package" in line)
+    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+        "no-such-package",
+        "missing",
+        "pip install sieverl",
+    ]
 
 
 def test_help_of_each_command(capsys: Capture) -> None:
