@@ -26,7 +26,7 @@ RENAMED = {
     "axes.penalty_over": "axes.penalty_denominator",
     "rollout.max_rows": "rollout.max_num_seqs",
 }
-RENAMED_VALUES = {("train.reference", "start"): "initial"}
+RENAMED_VALUES = {"train.reference": {"start": "initial"}}
 Overrides = Mapping[str, object]  # dotted key -> value, or text that is parsed to one
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -288,8 +288,8 @@ def _explain(error: ValidationError, where: str) -> str:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden" and key in RENAMED:
         return f"{where}: {key} is now called {RENAMED[key]}"
-    if (key, first["input"]) in RENAMED_VALUES:
-        return f"{where}: {key} = {first['input']!r} is now called {RENAMED_VALUES[key, first['input']]!r}"
+    if new := RENAMED_VALUES.get(key, {}).get(str(first["input"])):
+        return f"{where}: {key} = {first['input']!r} is now called {new!r}"
     if first["type"] == "extra_forbidden":
         known = [name for name, _ in keys()]
         return f"{where}: there is no key {key!r}.{nearest(key, known)} `sieverl train --help` lists them all"

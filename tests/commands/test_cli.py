@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from safetensors.torch import load_file
 
 from sieverl import cli
 from sieverl.algorithms import ALGORITHMS
+from sieverl.assets import RECIPE
 from sieverl.commands import demo, doctor
+from sieverl.errors import UsageError
 from sieverl.recipe import Recipe, build, keys, load, to_toml
 from sieverl.run_dir.metrics import MetricsLog
 
@@ -72,7 +75,7 @@ def test_usage_errors_name_the_way_out(work: Path, capsys: Capture) -> None:
 
 # options -> what the one line says
 MISTAKES = {
-    "train.lr = inf": "train.lr = inf is no finite number",
+    "train.lr = inf": "train.lr = inf is not a finite number",
     "train.eps = nan": "train.eps",
     "train.eps = 0.0": "greater than 0",
     "train.betas = [0.9, 1.0]": "less than 1",
@@ -258,3 +261,17 @@ def test_gsm8k_with_the_shipped_model_runs_says_so_and_does_no_harm(work: Path, 
     assert "no update was made" in out
     before, after = (load_file(d / "model.safetensors") for d in (BASE, work / "g" / "checkpoints" / "latest"))
     assert all((before[name] == after[name]).all() for name in before)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("axes.over", "kept", "axes.over is now called axes.denominator"),
+        ("axes.penalty_over", "kept", "axes.penalty_over is now called axes.penalty_denominator"),
+        ("rollout.max_rows", "9", "rollout.max_rows is now called rollout.max_num_seqs"),
+        ("train.reference", "start", "train.reference = 'start' is now called 'initial'"),
+    ],
+)
+def test_an_old_key_or_value_names_the_new_one(key: str, value: str, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        load(RECIPE, {key: value})

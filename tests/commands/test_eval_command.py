@@ -215,7 +215,7 @@ def test_comparison_is_paired_and_names_what_differs(evaluate: Evaluate) -> None
         (("--model", "base", "--benchmark", "math500"), 3, "cannot reach the Hub"),
         (("--model", "base", "--benchmark", "demo,demo"), 2, "two benchmarks are called demo"),
         (("--model", "base", "--benchmark", "reasoning_gym:chain_summ"), 2, "Did you mean chain_sum?"),
-        (("--model", "org/model", "--benchmark", "demo"), 3, "no directory org/model is here"),
+        (("--model", "org/model", "--benchmark", "demo"), 3, "cannot reach the Hub for the model"),
         (("--model", "./nothing", "--benchmark", "demo"), 3, "there is no model ./nothing"),
         (("--model", ".", "--benchmark", "demo"), 3, "holds no model"),
         ((*DEMO, "--output", "/proc/none/x.json"), 2, "cannot write"),
