@@ -58,6 +58,8 @@ def test_an_algorithm_in_a_file(tmp_path: Path) -> None:
     for name in ("worst", "best_of"):
         with pytest.raises(UsageError, match=f"has no sieverl.Algorithm named '{name}'"):
             get_algorithm(f"{file}:{name}")
+    with pytest.raises(UsageError, match=r"none\.py is not a file"):
+        get_algorithm(f"{tmp_path}/none.py:best")
     file.write_text("1 / 0\n")
     with pytest.raises(UsageError, match=r"mine\.py cannot be imported: ZeroDivisionError"):
         get_algorithm(f"{file}:best")

@@ -10,7 +10,7 @@ import pytest
 from sieverl.algorithms import Algorithm, DynamicSampling, get_algorithm
 from sieverl.algorithms.credit import OverlongShaped, correct, groups, minus_greedy, zero_one
 from sieverl.errors import UsageError
-from sieverl.types import ROUNDING
+from sieverl.types import ROUNDING, BoolArray, Responses
 
 REMAX = replace(get_algorithm("remax"), shape=zero_one)
 OVERLONG = Algorithm(shape=OverlongShaped())
@@ -39,6 +39,19 @@ def test_a_greedy_response_known_by_its_reward_has_one_token() -> None:
     np.testing.assert_allclose(of_two.advantage, [[0, -1]], atol=1e-12)
     of_one = remax.credit([[1, 1]], greedy=[1], length=[[0, 1]], max_tokens=1)
     np.testing.assert_allclose(of_one.advantage, [[1, 0]], atol=1e-12)
+
+
+def test_what_a_function_of_the_users_sees() -> None:
+    """Flags are flags and counts are counts, so that `~` and indexing work on them."""
+    kinds: list[str] = []
+
+    def look(r: Responses) -> BoolArray:
+        kinds.extend(x.dtype.kind for x in (r.prompt_R, r.reward_R, r.correct_R, r.length_R, r.truncated_R))
+        whole_R: BoolArray = ~r.truncated_R
+        return whole_R
+
+    assert Algorithm(select=look).credit([[1, 0]]).keep.all()
+    assert kinds == ["i", "f", "b", "i", "b"]
 
 
 def test_without_samples_flat_rows_are_all_kept() -> None:
