@@ -10,12 +10,12 @@ from toys import unchecked
 
 from sieverl.algorithms import ALGORITHMS, get_algorithm
 from sieverl.algorithms import objective as obj
-from sieverl.algorithms.algorithm import Algorithm
+from sieverl.algorithms.algorithm import Algorithm, Critic, DynamicSampling
 from sieverl.algorithms.axes import inapplicable, with_axes
-from sieverl.algorithms.credit import OverlongShaped
+from sieverl.algorithms.credit import OverlongShaped, reward
 from sieverl.algorithms.needs import needs
 from sieverl.algorithms.objective import Clipped, PairLogistic, Penalty
-from sieverl.algorithms.token_advantage import Gae
+from sieverl.algorithms.token_advantage import Gae, KlInReward
 from sieverl.errors import UsageError
 
 
@@ -103,3 +103,43 @@ def test_S7_a_name_where_a_function_belongs_is_refused_by_the_constructor() -> N
     wrong: Any = "correct"
     with unchecked(), pytest.raises(UsageError, match="select is 'correct'; pass the function itself"):
         Algorithm(select=wrong)
+
+
+def test_axes_at_their_defaults_and_at_zero() -> None:
+    grpo = get_algorithm("grpo")
+    assert with_axes(grpo, {}) == grpo
+    assert with_axes(grpo, {"kl_coefficient": 0.1}).penalties == (Penalty(obj.k2, 0.1, "kept"),)
+    assert with_axes(grpo, {"kl": "k3", "kl_coefficient": 0.1}).penalties == (Penalty(obj.K3(None), 0.1, "kept"),)
+    zero = {"kl_coefficient": 0.0, "entropy_coefficient": 0.0, "kl_in_reward": 0.0}
+    assert with_axes(grpo, zero) == grpo
+    both = with_axes(grpo, {"kl_coefficient": 0.1, "entropy_coefficient": 0.2, "penalty_denominator": "sampled"})
+    assert both.penalties == (Penalty(obj.k2, 0.1, "sampled"), Penalty(obj.negative_entropy, 0.2, "sampled"))
+    assert with_axes(both, {"entropy_coefficient": 0.3}).penalties == (
+        *both.penalties,
+        Penalty(obj.negative_entropy, 0.3),
+    )
+    assert with_axes(grpo, {"clip_low": 0.1, "clip_high": 0.3}).objective == Clipped(0.1, 0.3)
+    assert with_axes(grpo, {"denominator": "kept"}).denominator == "kept"
+    dpo = get_algorithm("iterative_dpo")
+    assert with_axes(dpo, {"kl_coefficient": 0.1, "penalty_denominator": "kept"}).penalties == (Penalty(obj.k2, 0.1),)
+
+
+def test_kl_in_the_reward_replaces_only_what_it_must() -> None:
+    ppo, plus = get_algorithm("ppo"), get_algorithm("reinforce_pp")
+    assert with_axes(ppo, {"kl_in_reward": 0.1}) == replace(ppo, token_advantage=Gae(1.0, 1.0, kl=0.1))
+    assert with_axes(plus, {"kl_in_reward": 0.1}) == replace(
+        plus, advantage=reward, token_advantage=KlInReward(0.1), whiten=True
+    )
+
+
+def test_more_compositions_that_cannot_work() -> None:
+    dpo = get_algorithm("iterative_dpo")
+    with pytest.raises(UsageError, match="pair aggregate"):
+        Algorithm(aggregate=obj.pair_mean)
+    with pytest.raises(UsageError, match="critic needs one"):
+        Algorithm(critic=Critic())
+    with pytest.raises(UsageError, match="no KL in the reward"):
+        replace(dpo, token_advantage=KlInReward(0.1))
+    with pytest.raises(UsageError, match="it must be at least 1"):
+        DynamicSampling(max_rounds=0)
+    assert DynamicSampling(max_rounds=1).max_rounds == 1

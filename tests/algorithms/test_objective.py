@@ -1,10 +1,9 @@
-"""Losses: ratios, objectives, penalties and aggregates against hand-worked numbers, plain loops, finite differences."""
+"""Losses: ratios, objectives and aggregates against hand-worked numbers, plain loops, finite differences."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal
 
 import pytest
 import torch
@@ -13,12 +12,10 @@ from ten_tokens import F64, LENGTHS, given, lists, split, tokens
 from sieverl.algorithms import ALGORITHMS, get_algorithm
 from sieverl.algorithms import objective as obj
 from sieverl.algorithms.algorithm import Algorithm
-from sieverl.algorithms.axes import with_axes
-from sieverl.algorithms.objective import Clipped, ClippedWeight, Penalty
-from sieverl.algorithms.token_advantage import whiten
+from sieverl.algorithms.needs import needs_of
+from sieverl.algorithms.objective import Clipped, ClippedWeight, PairLogistic
+from sieverl.algorithms.token_advantage import Gae, KlInReward, to_tokens, whiten
 from sieverl.algorithms.tokens import Denominator, Tokens
-
-Over = Literal["kept", "sampled"]
 
 
 def plain_loss(name: str, t: Tokens) -> float:
@@ -109,51 +106,6 @@ def test_sequence_ratio_by_hand() -> None:
     assert obj.per_sequence(t).tolist() == pytest.approx([math.exp(0.2)] * 2 + [math.exp(-0.2)])
 
 
-def test_penalties_by_hand_and_by_finite_differences() -> None:
-    t = Tokens(
-        torch.tensor([-1.0], dtype=F64),
-        torch.tensor([0]),
-        torch.zeros(1, dtype=F64),
-        ref_T=torch.tensor([-1.5], dtype=F64),
-    )
-    assert obj.k1(t).item() == pytest.approx(0.5)
-    assert obj.k2(t).item() == pytest.approx(0.125)
-    assert obj.k3(t).item() == pytest.approx(math.exp(-0.5) + 0.5 - 1)
-    assert obj.K3(limit=0.01)(t).item() == pytest.approx(0.01)
-    for function in (obj.k2, obj.k3):
-        base = tokens()
-        assert torch.autograd.gradcheck(lambda x, f=function, b=base: f(replace(b, logp_T=x)), (base.logp_T,))
-    total, count = with_axes(get_algorithm("reinforce"), {"entropy_coefficient": 0.01}).loss(tokens())
-    plain, _ = get_algorithm("reinforce").loss(tokens())
-    entropy = lists(tokens()).entropy
-    assert total.item() == pytest.approx(plain.item() - 0.01 * sum(sum(r) / len(r) for r in entropy))
-    assert count == 4
-
-
-def test_penalty_over_sampled_and_over_kept_have_their_own_denominators() -> None:
-    kept = torch.tensor([1.0, 1, 1, 0, 0, 0, 0, 0, 1, 1], dtype=F64)
-    t = replace(tokens(), kept_T=kept, denominator=Denominator([3, 2], [3, 1, 4, 2], pairs=0, max_tokens=8))
-    k = obj.k2(t).detach()
-    means = [x.mean().item() for x in torch.split(k, LENGTHS)]
-    base = replace(get_algorithm("reinforce"), denominator="kept")
-    plain = base.loss(t)[0].item() / 2
-    cases: list[tuple[Over, float]] = [("kept", (means[0] + means[3]) / 2), ("sampled", sum(means) / 4)]
-    for over, expected in cases:
-        total, count = replace(base, penalties=(Penalty(obj.k2, 0.5, over),)).loss(t)
-        assert total.item() / count == pytest.approx(plain + 0.5 * expected)
-
-
-def test_M12_nothing_selected_and_a_penalty_over_all_sampled() -> None:
-    """The objective has nothing to divide by; the penalty has its own denominator and is not lost."""
-    t = replace(
-        tokens(), kept_T=torch.zeros(10, dtype=F64), denominator=Denominator([], LENGTHS, pairs=0, max_tokens=8)
-    )
-    algorithm = replace(get_algorithm("raft"), penalties=(Penalty(obj.k2, 0.5, "sampled"),))
-    total, count = algorithm.loss(t)
-    expected = 0.5 * sum(x.mean().item() for x in torch.split(obj.k2(t).detach(), LENGTHS)) / 4
-    assert total.item() / count == pytest.approx(expected)
-
-
 def test_M13_dual_clip_counts_as_clipped() -> None:
     ratio = torch.tensor([3.5, 2.5, 0.5, 3.5], dtype=F64)
     sign = torch.tensor([-1.0, -1.0, -1.0, 1.0], dtype=F64)
@@ -165,20 +117,6 @@ def test_M13_dual_clip_counts_as_clipped() -> None:
     inside = replace(t, logp_T=logp)
     (grad,) = torch.autograd.grad(clipped(inside, obj.per_token(inside)).sum(), logp)
     assert (grad == 0).tolist() == clipped.outside(t, ratio).tolist(), "exactly where the gradient is zero"
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, F64])
-@pytest.mark.parametrize("limit", [1e-3, 10.0, 1000.0])
-@pytest.mark.parametrize("log_ratio", [-100_000.0, -1100.0, 1100.0, 100_000.0, -100.0, 100.0])
-def test_M13_the_clamped_k3_has_no_gradient_far_away(dtype: torch.dtype, limit: float, log_ratio: float) -> None:
-    logp = torch.tensor([-log_ratio], dtype=dtype, requires_grad=True)
-    t = Tokens(logp, torch.tensor([0]), torch.zeros(1, dtype=dtype), ref_T=torch.zeros(1, dtype=dtype))
-    value = obj.K3(limit)(t)
-    (grad,) = torch.autograd.grad(value.sum(), logp)
-    if limit > 100 and log_ratio == -100:  # exp(-100) + 100 - 1 is within that limit
-        assert (value.item(), grad.item()) == (pytest.approx(99), pytest.approx(1))
-    else:
-        assert (value.item(), grad.item()) == (pytest.approx(limit), 0.0)
 
 
 def test_value_loss_by_hand() -> None:
@@ -224,16 +162,50 @@ def test_shapes_are_checked_under_pytest() -> None:
         whiten(torch.zeros(2, 2))
 
 
-def test_M19_what_the_documentation_says_of_penalties_and_of_the_engines_weight() -> None:
-    """A quarter of the responses is kept: over = sampled, the mean of the kept penalty counts by a quarter."""
-    kept = torch.tensor([1.0] * 3 + [0.0] * 7, dtype=F64)
-    mean = obj.k2(tokens()).detach()[:3].mean().item()
-    bare = Algorithm(objective=lambda t, ratio_T: 0.0 * t.logp_T, penalties=(Penalty(obj.k2, 0.5, "kept"),))
-    cases: list[tuple[Over, list[int], float]] = [("sampled", LENGTHS, 0.5 / 4), ("kept", [3], 0.5)]
-    for over, lengths, weight in cases:
-        t = replace(tokens(), kept_T=kept, denominator=Denominator(lengths, LENGTHS, pairs=0, max_tokens=8))
-        for engine in (None, torch.full((10,), 2.0, dtype=F64)):
-            total, count = replace(bare, denominator=over).loss(replace(t, weight_T=engine))
-            assert total.item() / count == pytest.approx(weight * mean), "the engine's weight multiplies no penalty"
-    dpo, t = get_algorithm("iterative_dpo"), tokens()
-    assert dpo.loss(replace(t, weight_T=torch.full((10,), 2.0, dtype=F64)))[0].item() == dpo.loss(t)[0].item()
+def test_outside_begins_beyond_the_clip_and_not_at_it() -> None:
+    """At the clip itself the gradient is still there."""
+    ratio = torch.tensor([2.0, 2.01, 0.5, 0.49, 3.0, 3.01, 9.0, 0.1], dtype=F64)
+    sign = torch.tensor([1.0, 1, -1, -1, -1, -1, 0, 0], dtype=F64)
+    t = Tokens(torch.zeros(8, dtype=F64), torch.arange(8), sign)
+    assert Clipped(0.5, 1.0, dual=3.0).outside(t, ratio).tolist() == [False, True] * 3 + [False] * 2
+    assert Clipped(0.5, 1.0).outside(t, ratio).tolist() == [False, True] * 2 + [False] * 4
+    assert ClippedWeight(1.0).outside(t, ratio).tolist() == [False, True, False, False, True, True, True, False]
+
+
+def test_dual_clip_leaves_positive_advantages_alone() -> None:
+    t = Tokens(torch.zeros(3, dtype=F64), torch.arange(3), torch.tensor([1.0, -1.0, 0.0], dtype=F64))
+    ratio = torch.full((3,), 9.0, dtype=F64)
+    assert Clipped(0.2, 20.0, dual=2.0)(t, ratio).tolist() == [-9.0, 2.0, 0.0]
+
+
+def test_without_a_denominator_the_sequences_that_are_here_count() -> None:
+    t = replace(tokens(), denominator=None)
+    assert t.counted() == Denominator(LENGTHS, LENGTHS, pairs=2, max_tokens=1)
+    assert replace(t, pair_S=None).counted().pairs == 0
+    counts = {name: get_algorithm(name).loss(t)[1] for name in ("reinforce", "cispo", "rloo", "iterative_dpo")}
+    assert counts == {"reinforce": 4, "cispo": 10, "rloo": 4, "iterative_dpo": 2}
+
+
+def test_no_tokens_at_all_are_a_loss_of_zero() -> None:
+    none = torch.zeros(0, dtype=F64)
+    t = Tokens(none, torch.zeros(0, dtype=torch.long), none, old_T=none, ref_T=none, pair_S=torch.zeros(0).long())
+    assert t.counted() == Denominator([], [], pairs=0, max_tokens=1)
+    for name in ("reinforce", "cispo", "gspo", "iterative_dpo"):
+        total, count = get_algorithm(name).loss(t)
+        assert (total.item(), count) == (0.0, 1.0), name
+
+
+def test_functions_that_do_without_the_ratio_say_so() -> None:
+    free = [obj.log_prob, obj.k1, obj.k2, obj.k3, obj.negative_entropy, to_tokens, Gae(), KlInReward(), PairLogistic()]
+    assert all(getattr(function, "ratio_free", False) for function in free)
+    assert not any(getattr(function, "ratio_free", False) for function in (Clipped(), ClippedWeight()))
+    assert [needs_of(f) for f in (obj.k1, obj.k2, obj.k3)] == [{"ref"}] * 3
+    assert needs_of(obj.negative_entropy) == {"entropy"}
+
+
+def test_value_loss_takes_the_larger_of_both_and_clips_on_either_side() -> None:
+    v, old, ret = (torch.tensor(x, dtype=F64) for x in ([1.0, -1.0, 0.1], [0.0, 0.0, 0.0], [3.0, -3.0, 0.0]))
+    # near: 0.2, -0.2, 0.1; (near - R)^2 = 2.8^2, 2.8^2, 0.01 against (v - R)^2 = 4, 4, 0.01
+    assert obj.value_loss(v, old, ret, 0.2).tolist() == pytest.approx([0.5 * 2.8**2, 0.5 * 2.8**2, 0.5 * 0.01])
+    toward = obj.value_loss(v, old, torch.zeros(3, dtype=F64), 0.2)
+    assert toward.tolist() == pytest.approx([0.5, 0.5, 0.5 * 0.01]), "the clipped one is smaller"

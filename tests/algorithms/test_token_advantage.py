@@ -77,3 +77,20 @@ def test_whitening_over_ranks_equals_whitening_of_all() -> None:
     for half, expected in zip(halves, (whole[:7], whole[7:]), strict=True):
         sums = iter([moments, squares])
         torch.testing.assert_close(whiten(half, partial(lambda answers, mine: next(answers), sums)), expected)
+
+
+def test_whitening_of_one_value_of_equal_ones_and_of_none() -> None:
+    assert whiten(torch.tensor([3.0], dtype=F64)).tolist() == [0.0]
+    assert whiten(torch.tensor([3.0, 3.0], dtype=F64)).tolist() == [0.0, 0.0]
+    assert whiten(torch.zeros(0, dtype=F64)).tolist() == []
+    # 1e-8 apart: std (n - 1) is sqrt(2) / 2 * 1e-8, to which 1e-8 is added
+    near = whiten(torch.tensor([0.0, 1e-8], dtype=F64)).tolist()
+    assert near == pytest.approx([-0.5 / (1 + 0.5**0.5), 0.5 / (1 + 0.5**0.5)])
+
+
+def test_no_tokens_at_all() -> None:
+    none = torch.zeros(0, dtype=F64)
+    t = Tokens(none, torch.zeros(0, dtype=torch.long), none, old_T=none, ref_T=none, value_T=none)
+    assert t.length_S().tolist() == []
+    for function in (Gae(0.9, 0.8, kl=0.1), KlInReward(0.1), to_tokens):
+        assert function(t).tolist() == []

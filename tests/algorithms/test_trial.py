@@ -15,6 +15,7 @@ from sieverl.errors import UsageError
 from sieverl.training.setup import chosen_algorithm, prepare
 
 HEAD = "import numpy as np, torch\nfrom sieverl import Algorithm, Penalty\nfrom sieverl.algorithms.credit import *\n"
+AGGREGATE = "from sieverl.algorithms.objective import Aggregate\nhard = Algorithm(aggregate=Aggregate('mine', "
 BROKEN = {
     "hard = Algorithm(shape=lambda r: r.reward_R[:, None])": "hard: shape returned shape (32, 1), expected (32,)",
     "hard = Algorithm(select=lambda r: r.correct_R[:4])": "hard: select returned shape (4,), expected (32,)",
@@ -28,6 +29,9 @@ BROKEN = {
     "hard = Algorithm(token_advantage=lambda t: t.advantage_T[:1])": "hard: token_advantage returned shape (1,), "
     "expected one number",
     "hard = Algorithm(ratio=lambda t: t.logp_T.mean())": "hard: ratio returned a scalar, expected one number each of",
+    "hard = Algorithm(ratio=lambda t: 1.0)": "hard: ratio returned a float, expected a tensor of shape (",
+    AGGREGATE + "lambda t, x: x, lambda d: 2.0))": "hard: aggregate returned a Tensor over 2.0, expected a",
+    AGGREGATE + "lambda t, x: x.sum(), lambda d: -1.0))": "hard: aggregate returned a Tensor over -1.0, expected a",
     "hard = Algorithm(objective=lambda t, s: -(s * t.advantage_T).mean())": "hard: objective returned a scalar",
     "hard = Algorithm(objective=lambda t: t.logp_T)": "hard: objective: TypeError: <lambda>() takes 1 positional",
     "hard = Algorithm(objective=lambda t, s: 1 / 0)": "mine.py:4: ZeroDivisionError: division by zero",

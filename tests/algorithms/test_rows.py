@@ -1,0 +1,104 @@
+"""What a person passes to `Algorithm.credit`: shapes, defaults, and where rounding decides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sieverl.algorithms import Algorithm, DynamicSampling, get_algorithm
+from sieverl.algorithms.credit import OverlongShaped, correct, groups, minus_greedy, zero_one
+from sieverl.errors import UsageError
+from sieverl.types import ROUNDING, BoolArray, Responses
+
+REMAX = replace(get_algorithm("remax"), shape=zero_one)
+OVERLONG = Algorithm(shape=OverlongShaped())
+
+
+def test_every_argument_may_have_the_shape_of_the_rewards() -> None:
+    rewards = [[1, 0], [0, 1]]
+    said = [[False, True], [True, False]]
+    assert Algorithm().credit(rewards, correct=said).advantage.tolist() == [[-1, 1], [1, -1]]
+    assert Algorithm().credit([1, 0], prompt=[[5], [5]], correct=[[False], [True]]).advantage.tolist() == [-1, 1]
+    assert REMAX.credit(rewards, greedy=[[1], [0]]).advantage.tolist() == [[0, -1], [0, 1]]
+    assert REMAX.credit(rewards, greedy=[[1, 1], [0, 0]]).advantage.tolist() == [[0, -1], [0, 1]]
+    assert OVERLONG.credit(rewards, length=[[9, 10], [8, 10]], max_tokens=10).advantage.tolist() == [[0.5, -2], [-1, 0]]
+
+
+def test_a_response_has_one_token_of_one_by_default() -> None:
+    """So it has the whole length penalty of -1; of two tokens, one is short enough for none."""
+    np.testing.assert_allclose(OVERLONG.credit([[1, 0]]).advantage, [[0, -2]], atol=1e-12)
+    np.testing.assert_allclose(OVERLONG.credit([[1, 0]], max_tokens=2).advantage, [[1, -1]], atol=1e-12)
+
+
+def test_a_greedy_response_known_by_its_reward_has_one_token() -> None:
+    remax = replace(REMAX, shape=OverlongShaped())
+    length = [[1, 2]]  # of 2: no penalty, and -1
+    of_two = remax.credit([[1, 1]], greedy=[1], length=length, max_tokens=2)
+    np.testing.assert_allclose(of_two.advantage, [[0, -1]], atol=1e-12)
+    of_one = remax.credit([[1, 1]], greedy=[1], length=[[0, 1]], max_tokens=1)
+    np.testing.assert_allclose(of_one.advantage, [[1, 0]], atol=1e-12)
+
+
+def test_what_a_function_of_the_users_sees() -> None:
+    """Flags are flags and counts are counts, so that `~` and indexing work on them."""
+    kinds: list[str] = []
+
+    def look(r: Responses) -> BoolArray:
+        kinds.extend(x.dtype.kind for x in (r.prompt_R, r.reward_R, r.correct_R, r.length_R, r.truncated_R))
+        whole_R: BoolArray = ~r.truncated_R
+        return whole_R
+
+    assert Algorithm(select=look).credit([[1, 0]]).keep.all()
+    assert kinds == ["i", "f", "b", "i", "b"]
+
+
+def test_without_samples_flat_rows_are_all_kept() -> None:
+    ada = get_algorithm("reinforce_ada")
+    assert ada.credit([1, 0, 0, 0], prompt=[3] * 4).keep.all()
+    assert ada.credit([[1, 0, 0, 0]], samples=2).keep.sum() == 2
+
+
+def test_less_by_rounding_still_reaches_a_bound() -> None:
+    at, below = 1 - ROUNDING, 1 - 3 * ROUNDING
+    assert Algorithm(select=correct).credit([[at, below]]).keep.tolist() == [[True, False]]
+    assert get_algorithm("raft").credit([[1.5, 1.5 - ROUNDING, 1.5 - 3 * ROUNDING]]).keep.tolist() == [
+        [True, True, False]
+    ]
+    assert REMAX.credit([[1, 0]], greedy=[at]).advantage.tolist() == [[0, -1]]
+    assert REMAX.credit([[1, 0]], greedy=[below]).advantage.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "constant"),
+    [
+        (0.0, 1e-6, True),  # absolute below 1
+        (0.0, 2e-6, False),
+        (-1e-6, 1e-6, False),
+        (1e6, 1e6 + 1, True),  # relative above, to the larger of the two
+        (1e6, 1e6 + 1.0000005, True),
+        (1e6, 1e6 + 2, False),
+        (-1e6 - 1.0000005, -1e6, True),
+        (-1e6 - 2, -1e6, False),
+    ],
+)
+def test_a_group_that_differs_by_rounding_only_is_constant(low: float, high: float, constant: bool) -> None:
+    found = groups(np.array([4, 4]), np.array([low, high]))
+    assert found.constant.tolist() == [constant] * 2
+    assert (found.std == 0).all() == constant
+    assert found.maximum.tolist() == [high] * 2
+    if constant:
+        assert found.mean.tolist() == [low, high], "each value is its own mean"
+
+
+def test_minus_greedy_asks_for_the_greedy_reward_in_any_algorithm() -> None:
+    with pytest.raises(UsageError, match="pass greedy="):
+        Algorithm(advantage=minus_greedy).credit([[1, 0]])
+    with pytest.raises(UsageError, match="pass greedy="):
+        Algorithm(sampling=DynamicSampling(greedy_baseline=True)).credit([[1, 0]])
+
+
+def test_the_first_reward_that_is_not_finite_is_named() -> None:
+    with pytest.raises(UsageError, match="reward 2 is inf"):
+        Algorithm().credit([[1, 0], [float("inf"), float("nan")]])
