@@ -115,7 +115,7 @@ def test_formulas_by_hand() -> None:
         "A = pair_sign",
     }
     assert {name: formula(get_algorithm(name)) for name in said} == said
-    assert formula(get_algorithm("ppo")).endswith("A = reward, by token Gae(gamma=1.0, lam=1.0, kl=0.0)")
+    assert formula(get_algorithm("ppo")).endswith("A = reward, by token Gae(gamma=1.0, lam=1.0)")
     with_kl = with_axes(get_algorithm("raft"), {"kl": "k2", "kl_coefficient": 0.5})
     assert "log_prob(A_t) + 0.5 k2 over kept; A = one" in formula(with_kl)
 

@@ -101,4 +101,4 @@ def test_minus_greedy_asks_for_the_greedy_reward_in_any_algorithm() -> None:
 
 def test_the_first_reward_that_is_not_finite_is_named() -> None:
     with pytest.raises(UsageError, match="reward 2 is inf"):
-        Algorithm().credit([[1, 0], [float("inf"), float("nan")]])
+        Algorithm().credit([[1.0, 0.0], [float("inf"), float("nan")]])

@@ -71,11 +71,14 @@ def test_order_is_kept(user):
         assert [verdict.reward for verdict in pool.verdicts(rows)] == list(range(100))
 
 
+@pytest.fixture
 def pool_threads():
-    return [thread for thread in threading.enumerate() if thread.name == "sieverl-verify"]
+    """A function: the threads of pools that were started in this test and still run."""
+    before = set(threading.enumerate())
+    return lambda: [t for t in threading.enumerate() if t.name == "sieverl-verify" and t not in before]
 
 
-def test_what_is_cheap_starts_no_worker():
+def test_what_is_cheap_starts_no_worker(pool_threads):
     with Pool({"name": "number"}) as pool:
         assert statuses(pool, ["4", "5"]) == ["correct", "incorrect"]
         assert not pool_threads()
@@ -216,7 +219,7 @@ def test_data_that_cannot_be_scored_stops_the_run():
         pool.verdicts([("4", {"answer": "4"})])
 
 
-def test_closing_kills_what_runs(user):
+def test_closing_kills_what_runs(user, pool_threads):
     """If it waited for their 40 minutes, the test would reach its own time limit."""
     with Pool(user, workers=2, timeout_s=60) as pool:
         pid = int(pool.verdicts([("pid", ROW)])[0].reward)
