@@ -125,7 +125,7 @@ def test_value_loss_by_hand() -> None:
     assert obj.value_loss(v, old, ret, 0.2).item() == pytest.approx(0.5 * 1.8**2)
 
 
-def test_foreign_engine_weight_multiplies_each_term() -> None:
+def test_off_policy_engine_weight_multiplies_each_term() -> None:
     weight = torch.linspace(0.5, 2.0, 10, dtype=F64)
     t = tokens()
     total, _ = get_algorithm("reinforce").loss(replace(t, weight_T=weight))

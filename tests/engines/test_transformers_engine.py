@@ -91,5 +91,5 @@ def test_a_run_whose_engine_is_not_the_learner(tmp_path):
     assert [r["step"] for r in rows] == [0, 1, 2]
     assert 0 < rows[1]["policy/engine_mismatch"] < 1e-4  # other kernels, the same weights
     assert rows[2]["policy/engine_mismatch"] < 1e-4  # after a step, too
-    with pytest.raises(UsageError, match=r"knows no rollout\.stop"):
+    with pytest.raises(UsageError, match=r"does not support rollout\.stop"):
         run_it(tmp_path / "other", rollout__engine="transformers", rollout__stop=("a",))

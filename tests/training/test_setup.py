@@ -23,12 +23,12 @@ def test_sizes_that_cannot_work_are_refused_with_the_arithmetic(tmp_path: Path) 
     assert not (tmp_path / "x").exists(), "nothing half-written"
 
 
-def test_M17_a_bfloat16_engine_counts_as_foreign(tmp_path: Path) -> None:
+def test_M17_a_bfloat16_engine_counts_as_off_policy(tmp_path: Path) -> None:
     """It rounds on its own: 0.006 nats from the learner in the mean, more than the clip of gspo."""
-    for dtype, foreign in (("float32", False), ("bfloat16", True)):
+    for dtype, off_policy in (("float32", False), ("bfloat16", True)):
         run = prepare(recipe(tmp_path / dtype, dtype=dtype), say=lambda text: None)
         with run.pool:
-            assert run.learner.off_policy_engine == foreign
+            assert run.learner.off_policy_engine == off_policy
 
 
 def test_M17_a_ratio_to_the_engine_within_a_clip_below_its_rounding_is_refused(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def show_model(name: str) -> ExitCode:
     table.add_row("learner", "packed tokens" if ways.packed else "padded sequences")
     table.add_row("decoding", families.DECODING[ways.decoding])
     table.add_row("why", ways.why or "the fastest ways are right for it")
-    table.add_row("longest row", f"{limit:,} tokens, {why}" if limit else "no limit")
+    table.add_row("longest sequence", f"{limit:,} tokens, {why}" if limit else "no limit")
     Console().print(table)
     return ExitCode.DONE
 

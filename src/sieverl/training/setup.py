@@ -121,7 +121,7 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
             f"engine whose log-probs are up to {ROUNDING} off by rounding alone; use train.old = 'learner'"
         )
     if recipe.rollout.stop and not ENGINES[recipe.rollout.engine].stop_strings:
-        raise UsageError(f'rollout.engine = {recipe.rollout.engine!r} knows no rollout.stop; use "torch"')
+        raise UsageError(f'rollout.engine = {recipe.rollout.engine!r} does not support rollout.stop; use "torch"')
     try_out(algorithm, recipe.algorithm)
     return algorithm
 

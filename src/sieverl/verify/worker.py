@@ -101,11 +101,11 @@ def raised_at(error: Exception) -> str:
     The user's file is the first in the traceback outside this package, the line is the last one in that file.
     """
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    foreign = [(file, line) for file, line in frames if PACKAGE not in file.parents]
-    if not foreign:
+    user_frames = [(file, line) for file, line in frames if PACKAGE not in file.parents]
+    if not user_frames:
         return ""
-    file = foreign[0][0]
-    return f" ({file.name}:{[line for other, line in foreign if other == file][-1]})"
+    file = user_frames[0][0]
+    return f" ({file.name}:{[line for other, line in user_frames if other == file][-1]})"
 
 
 def fatal_message(error: SieveRLError) -> Message:
