@@ -89,8 +89,8 @@ def measure(environment: Environment, prompts: PromptSet, samples: int, spec: Ve
     requests = [Request(prompts.prompts[i].id, prompts.prompt_tokens[i], samples, prompts.seed, group=i) for i in mine]
     rows = {i: prompts.prompts[i].row for i in mine}
     before = Counter(environment.pool.reasons)
-    scored = sample_verified(environment, requests, rows, prompts.sampling)
     answer_of = answer_reader(spec)
+    scored = sample_verified(environment, requests, rows, prompts.sampling)
     own = [record(scored[i : i + samples], answer_of) for i in range(0, len(scored), samples)]
     records = sorted((one for part in world.all_gather(own) for one in part), key=lambda one: one.prompt)
     stop_if_all_failed([status for one in records for status in one.statuses], environment.reasons_since(before))

@@ -191,6 +191,12 @@ class Policy:
         """Logits of hidden states, [..., V], in the dtype of the forward."""
         return finish_logits(self.head(hidden.to(self.head.weight.dtype)), self.scale, self.softcap)
 
+    def log_probs(self, hidden_TD: Tensor) -> Tensor:
+        """Log-probs of the whole vocabulary at temperature 1, [T, V], in float32 (float64 for float64 weights)."""
+        with self.in_compute_dtype():
+            logits_TV = self.logits(hidden_TD)
+        return (logits_TV if self.float64 else logits_TV.float()).log_softmax(-1)
+
     def logp(self, hidden_TD: Tensor, target_T: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
         """Log-probs of `target_T` at `temperature`, [T], in nats, and the entropies, [T] (zeros without `entropy`)."""
         weight, bias = self.head.weight, getattr(self.head, "bias", None)

@@ -29,6 +29,7 @@ def save(directory: Path, policy: Policy, learner: Learner, state: JsonObject, k
     """Write the checkpoint of `state["step"]`, point `latest` at it and delete all but the newest `keep`."""
     directory.mkdir(parents=True, exist_ok=True)
     step = state["step"]
+    made = sorted({*steps(directory), step})
     target, temporary = directory / f"{PREFIX}{step}", directory / f".{PREFIX}{step}.tmp"
     for stale in directory.glob(f".{PREFIX}*.tmp"):
         shutil.rmtree(stale)
@@ -48,7 +49,7 @@ def save(directory: Path, policy: Policy, learner: Learner, state: JsonObject, k
     link.symlink_to(target.name)
     os.replace(link, directory / "latest")
     sync(directory)
-    for old in steps(directory)[:-keep]:
+    for old in made[:-keep]:
         shutil.rmtree(directory / f"{PREFIX}{old}")
     return target
 

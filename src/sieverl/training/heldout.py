@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from sieverl.evaluation.kl import exact_kl
 from sieverl.evaluation.measure import measure
-from sieverl.learner.batches import Sample
 from sieverl.rollout.environment import PromptSet
 from sieverl.rollout.verified import Scored
 from sieverl.run_dir.rollouts import write_rollouts
@@ -25,14 +24,17 @@ def evaluate(run: Run) -> Metrics:
     started = time.perf_counter()
     name, k = settings.name, settings.samples
     found = measure(run.environment, prompts, k, run.recipe.verify.spec)
-    settle_grades_of_evaluation(run, found.scored)
     row: Metrics = {}
     for score in (f"avg@{k}", f"pass@{k}", f"maj@{k}"):
         row[f"eval/{name}/{score}"], low, high = found.summary.scores[score]
         row |= {f"eval_ci/{name}/{score}/low": low, f"eval_ci/{name}/{score}/high": high}
     row |= {f"eval/{name}/{share}": found.summary.shares[share] for share in ("length_mean", "truncated", "no_answer")}
     if settings.kl_prompts:
-        row[f"eval/{name}/kl_ref"] = reference_kl(run, found.scored) if run.state.step else 0.0
+        chosen = [s.rollout for s in found.scored if s.rollout.group < settings.kl_prompts]
+        budget = run.recipe.train.micro_batch_tokens
+        kl = exact_kl(run.policy, run.reference(), chosen, budget, run.world) if run.state.step else 0.0
+        row[f"eval/{name}/kl_ref"] = kl
+    settle_grades_of_evaluation(run, found.scored)
     log_evaluation(run, prompts, found.scored)
     row["time/evaluate"] = time.perf_counter() - started
     return row
@@ -44,10 +46,3 @@ def log_evaluation(run: Run, prompts: PromptSet, scored: Sequence[Scored]) -> No
     rows = [row for part in run.world.all_gather(own) for row in part]
     if run.world.rank == 0:
         write_rollouts(run.run_dir, run.state.step, sorted(rows, key=lambda r: (r.prompt_id, r.sample)), "eval")
-
-
-def reference_kl(run: Run, scored: Sequence[Scored]) -> float:
-    """KL to the reference policy over all responses to the first `kl_prompts` held-out prompts, in nats a token."""
-    chosen = [s.rollout for s in scored if s.rollout.group < run.recipe.evaluate.kl_prompts]
-    samples = [Sample.of(rollout) for rollout in chosen]
-    return exact_kl(run.policy, run.reference(), samples, run.recipe.train.micro_batch_tokens, run.world)
