@@ -112,9 +112,8 @@ class BuiltinEngine:
         self.ways = supported_ways(policy)
         self.decoding = self.ways.decoding
         self.steps = 0  # decode steps so far
-        self.slots = (
-            0  # sequences in them, summed: the live ones and, where `eviction_multiple` is not 1, a few finished ones
-        )
+        # sequences in them, summed: the live ones and, where `eviction_multiple` is not 1, a few finished ones
+        self.slots = 0
 
     @property
     def eviction_multiple(self) -> int:
