@@ -136,6 +136,13 @@ class Evaluate(Table):
     kl_prompts: int = Field(32, ge=0, description="held-out prompts for the KL to the reference policy; 0 turns it off")
 
 
+class Distributed(Table):
+    """How several processes share the work; one process takes no notice."""
+
+    strategy: Literal["replicated", "fsdp"] = Field("replicated", description="a whole model per rank, or sharded")
+    cpu_offload: bool = Field(False, description="fsdp: parameters and optimiser state in CPU memory")
+
+
 class Checkpoint(Table):
     """When checkpoints are written and how many are kept."""
 
@@ -183,6 +190,7 @@ class Recipe(Table):
     rollout: Rollout = Rollout()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    distributed: Distributed = Distributed()
     checkpoint: Checkpoint = Checkpoint()
     alarms: Alarms = Alarms()
     axes: Axes = Axes()

@@ -46,6 +46,14 @@ class World:
             dist.all_gather_object(out, value)
         return out
 
+    def maximum(self, value: int) -> int:
+        """The largest value of all ranks."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:
@@ -53,9 +61,16 @@ class World:
 
 
 def init_distributed() -> World:
-    """The world that torchrun describes in the environment; a world of one process without it."""
+    """The world that torchrun describes in the environment; a world of one process without it.
+
+    Each rank of a machine takes the GPU of its local number. Tensors are reduced where they are: over gloo on a CPU,
+    over NCCL on a GPU.
+    """
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=WAIT)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=WAIT)
     return World(dist.get_rank(), dist.get_world_size())

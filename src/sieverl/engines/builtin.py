@@ -98,6 +98,7 @@ class Sampled:
 class BuiltinEngine:
     """Samples from `policy.model`. `max_num_seqs` responses are decoded at a time (memory grows with it)."""
 
+    sharded = True
     stop_strings = True
 
     @staticmethod
@@ -136,7 +137,7 @@ class BuiltinEngine:
         training = model.training
         model.eval()
         try:
-            with torch.no_grad(), self.policy.in_compute_dtype():
+            with torch.no_grad(), self.policy.gathered(), self.policy.in_compute_dtype():
                 step = (fused_step(self.policy) if self.decoding == "fused" else None) or model_step(self.policy)
                 for batch in generation_batches([requests[i] for i in order], self.max_num_seqs, same_length):
                     rollouts = iter(self._generate(batch, sampling, step, on_done))

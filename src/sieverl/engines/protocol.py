@@ -64,6 +64,7 @@ class Engine(Protocol):
 class EngineClass(Protocol):
     """An engine that a recipe can name, and what it supports."""
 
+    sharded: bool  # whether it samples from a policy that is sharded over ranks
     stop_strings: bool  # whether responses end at `SamplingParams.stop`
 
     def __call__(self, policy: Policy, max_num_seqs: int) -> Engine: ...

@@ -22,12 +22,13 @@ def exact_kl(policy: Policy, reference: Policy, rollouts: Sequence[Rollout], bud
     """
     samples = [Sample.of(rollout) for rollout in rollouts]
     total = tokens = 0.0
-    for group in micro_batches(samples, budget):
-        packed = layout([samples[i] for i in group], policy.device)
-        hidden, hidden_ref = policy.response_hidden(packed), reference.response_hidden(packed)
-        for rows in chunks(len(packed.target_T), policy.head.weight.shape[0]):
-            logp_TV, ref_TV = policy.log_probs(hidden[rows]), reference.log_probs(hidden_ref[rows])
-            total += float((logp_TV.exp() * (logp_TV - ref_TV)).sum())
-        tokens += len(packed.target_T)
+    with policy.gathered(), reference.gathered():
+        for group in micro_batches(samples, budget):
+            packed = layout([samples[i] for i in group], policy.device)
+            hidden, hidden_ref = policy.response_hidden(packed), reference.response_hidden(packed)
+            for rows in chunks(len(packed.target_T), policy.head.weight.shape[0]):
+                logp_TV, ref_TV = policy.log_probs(hidden[rows]), reference.log_probs(hidden_ref[rows])
+                total += float((logp_TV.exp() * (logp_TV - ref_TV)).sum())
+            tokens += len(packed.target_T)
     total, tokens = world.sum_floats([total, tokens])
     return max(0.0, total / tokens) if tokens else 0.0

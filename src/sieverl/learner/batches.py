@@ -14,6 +14,7 @@ import numpy as np
 from sieverl.algorithms.algorithm import Algorithm
 from sieverl.algorithms.shapes import FloatT, IntR
 from sieverl.algorithms.tokens import Denominator
+from sieverl.distributed.world import World
 from sieverl.types import Credit, Responses, Rollout
 
 
@@ -137,6 +138,13 @@ def shares(samples: Sequence[Sample], count: int) -> list[list[Sample]]:
         parts[least] += prompts[prompt]
         load[least] += sizes[prompt]
     return [[samples[i] for i in sorted(part)] for part in parts]
+
+
+def agreed_micro_batches(samples: Sequence[Sample], budget: int, ranks: World | None) -> list[list[int]]:
+    """`micro_batches`; with `ranks` as many on each of them, empty ones last, since all take part in every forward."""
+    groups = micro_batches(samples, budget)
+    missing = ranks.maximum(len(groups)) - len(groups) if ranks else 0
+    return groups + [[] for _ in range(missing)]
 
 
 def micro_batches(samples: Sequence[Sample], budget: int) -> list[list[int]]:

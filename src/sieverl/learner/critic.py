@@ -13,10 +13,11 @@ from torch import Tensor
 
 from sieverl.algorithms.algorithm import Critic
 from sieverl.algorithms.objective import value_loss
+from sieverl.distributed.fsdp import is_sharded
 from sieverl.distributed.world import World
-from sieverl.learner.batches import MiniBatch, Sample, micro_batches
+from sieverl.learner.batches import MiniBatch, Sample, agreed_micro_batches
 from sieverl.learner.gradients import Gradients
-from sieverl.model.packed import layout
+from sieverl.model.packed import NOTHING, layout
 from sieverl.model.policy import Policy
 
 GRADIENT_NORM = 1.0  # at most
@@ -36,24 +37,34 @@ class ValueModel:
         if body is not None:
             used = {id(p) for p in body.decoder.parameters()}
             self.trained |= {f"body.{n}": p for n, p in body.parameters.items() if id(p) in used}
-        self.optimizer = torch.optim.AdamW(list(self.trained.values()), lr=settings.lr, weight_decay=0.0, fused=True)
+        kinds = ([p for p in self.trained.values() if is_sharded(p) == of] for of in (False, True))
+        groups = [{"params": parameters} for parameters in kinds if parameters]  # one kernel takes one kind
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=0.0, fused=True)
         self.loss, self.updates = 0.0, 0
 
     def values(self, samples: Sequence[Sample], policy: Policy) -> Tensor:
         """Values of the states before each response token, [T]; 0 everywhere before training."""
         body = self.body or policy
         with torch.set_grad_enabled(self.body is not None and torch.is_grad_enabled()):
-            hidden_TD = body.response_hidden(layout(samples, body.device))
+            packed = layout(samples or NOTHING, body.device)
+            hidden_TD = body.with_weights(lambda: body.response_hidden(packed))
         value_T: Tensor = self.head(hidden_TD.to(self.head.weight.dtype))[:, 0]
         return value_T
 
+    def _together(self, policy: Policy, world: World) -> World | None:
+        """The ranks that take part in every forward: those of a sharded model."""
+        return world if (self.body or policy).sharded else None
+
     @torch.no_grad()
-    def score(self, samples: Sequence[Sample], policy: Policy, budget: int) -> list[Tensor]:
+    def score(self, samples: Sequence[Sample], policy: Policy, budget: int, world: World) -> list[Tensor]:
         """Values of each sample's response tokens, without gradients, in order; `budget` is of tokens at a time."""
         out: list[Tensor] = [torch.empty(0)] * len(samples)
-        for group in micro_batches(samples, budget):
+        for group in agreed_micro_batches(samples, budget, self._together(policy, world)):
             chosen = [samples[i] for i in group]
-            parts = torch.split(self.values(chosen, policy), [len(s.response_tokens) for s in chosen])
+            value_T = self.values(chosen, policy)
+            if not chosen:
+                continue
+            parts = torch.split(value_T, [len(s.response_tokens) for s in chosen])
             for i, part in zip(group, parts, strict=True):
                 out[i] = part
         return out
@@ -66,8 +77,11 @@ class ValueModel:
         gradients = Gradients(list(self.trained.values()), world)
         gradients.clear()
         kept = [s for s in batch.samples if s.kept]
-        for group in micro_batches(kept, budget):
+        for group in agreed_micro_batches(kept, budget, self._together(policy, world)):
             chosen = [kept[i] for i in group]
+            if not chosen:
+                (self.values(chosen, policy).sum() * 0.0).backward()
+                continue
             old_T, target_T = (torch.cat([getattr(s, name) for s in chosen]) for name in ("value", "value_target"))
             loss_T = value_loss(self.values(chosen, policy), old_T, target_T, self.settings.clip)
             (loss_T.sum() / batch.kept_tokens).backward()
@@ -80,7 +94,7 @@ class ValueModel:
         self.optimizer.step()
         return True
 
-    def metrics(self) -> dict[str, float]:
-        """Mean value loss since the last call (this rank's part)."""
+    def metrics(self, world: World) -> dict[str, float]:
+        """Mean value loss of the updates since the last call, over all ranks."""
         loss, updates, self.loss, self.updates = self.loss, self.updates, 0.0, 0
-        return {"train/value_loss": loss / max(updates, 1)}
+        return {"train/value_loss": world.sum_floats([loss])[0] / max(updates, 1)}

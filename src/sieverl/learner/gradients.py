@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
 
+from sieverl.distributed.fsdp import is_sharded, whole
 from sieverl.distributed.world import World
 from sieverl.learner.batches import Sample, shares
 from sieverl.learner.threads import side_by_side
@@ -32,13 +34,17 @@ class Gradients:
 
     def all_reduce(self) -> float:
         """Sum them over the ranks, in place; the norm of the sums. A rank without any takes part with zeros."""
-        if self.world.size > 1:
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        replicated = [p for p in self.parameters if not is_sharded(p)]  # FSDP2 has summed the others in the backward
+        if self.world.size > 1 and replicated:
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in replicated]
             flat = self.world.all_reduce(torch.cat([grad.reshape(-1) for grad in grads]))
-            for p, grad, total in zip(self.parameters, grads, flat.split([g.numel() for g in grads]), strict=True):
+            for p, grad, total in zip(replicated, grads, flat.split([g.numel() for g in grads]), strict=True):
                 p.grad = grad.copy_(total.view_as(grad))
-        known = [p.grad for p in self.parameters if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(known)) if known else 0.0
+        parts = (
+            [p.grad for p in self.parameters if p.grad is not None and is_sharded(p) == of] for of in (False, True)
+        )
+        norms = [float(whole(torch.nn.utils.get_total_norm(part))) for part in parts if part]
+        return norms[0] if len(norms) == 1 else math.hypot(*norms)
 
     def scale(self, factor: float) -> None:
         """Multiply them by `factor`, in place."""
@@ -48,7 +54,9 @@ class Gradients:
 
     def clip(self, norm: float, limit: float) -> None:
         """Scale them so that their `norm` is at most `limit`, as `torch.nn.utils.clip_grad_norm_` does."""
-        torch.nn.utils.clip_grads_with_norm_(self.parameters, limit, torch.tensor(norm, dtype=self.parameters[0].dtype))
+        total = torch.tensor(norm, dtype=self.parameters[0].dtype)
+        for of in (False, True):
+            torch.nn.utils.clip_grads_with_norm_([p for p in self.parameters if is_sharded(p) == of], limit, total)
 
 
 class Replicas:
@@ -62,6 +70,7 @@ class Replicas:
         """The policy first."""
         small = sum(p.numel() for p in self.policy.model.parameters()) <= self.small
         several = self.policy.device.type == "cpu" and torch.get_num_threads() > 1
+        several = several and not self.policy.sharded
         return [self.policy, self.policy.replica()] if small and several else [self.policy]
 
     def accumulate(

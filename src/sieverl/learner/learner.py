@@ -17,11 +17,11 @@ from sieverl.algorithms.token_advantage import to_tokens, whiten
 from sieverl.algorithms.tokens import Tokens
 from sieverl.distributed.world import World
 from sieverl.learner.assemble import as_tokens
-from sieverl.learner.batches import MiniBatch, Sample, micro_batches
+from sieverl.learner.batches import MiniBatch, Sample, agreed_micro_batches
 from sieverl.learner.critic import ValueModel
 from sieverl.learner.gradients import Gradients, Replicas
 from sieverl.learner.optimizer import learning_rate, make_optimizer
-from sieverl.model.packed import Layout, layout
+from sieverl.model.packed import NOTHING, Layout, layout
 from sieverl.model.policy import Policy
 from sieverl.recipe import Train
 from sieverl.types import Rollout
@@ -95,11 +95,16 @@ class Learner:
                 s.ref_logp = ref
         kept = [s for s in samples if s.kept]
         if self.critic is not None:
-            values = self.critic.score(kept, self.policy, self.settings.micro_batch_tokens)
+            values = self.critic.score(kept, self.policy, self.settings.micro_batch_tokens, self.world)
             for s, value in zip(kept, values, strict=True):
                 s.value = value
         self._token_advantages(kept)
         return metrics
+
+    @property
+    def _together(self) -> World | None:
+        """The ranks that take part in every forward: those of a sharded policy."""
+        return self.world if self.policy.sharded else None
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -110,10 +115,12 @@ class Learner:
         """Log-probs of each sample's response, without gradients, in order; by `policy` where one is given."""
         policy = policy or self.policy
         out: list[Tensor] = [torch.empty(0)] * len(samples)
-        for group in micro_batches(samples, self.settings.micro_batch_tokens):
+        for group in agreed_micro_batches(samples, self.settings.micro_batch_tokens, self._together):
             chosen = [samples[i] for i in group]
-            packed = layout(chosen, policy.device)
+            packed = layout(chosen or NOTHING, policy.device)
             logp_T, _ = self._forward(policy, packed, entropy=False)
+            if not chosen:
+                continue
             self.tokens_seen += len(packed.ids_P)
             self.forwards += 1
             for i, part in zip(group, torch.split(logp_T, [len(s.response_tokens) for s in chosen]), strict=True):
@@ -191,7 +198,7 @@ class Learner:
         if total["gap_tokens"]:
             metrics["policy/engine_mismatch"] = total["gap"] / total["gap_tokens"]
         if self.critic is not None:
-            metrics |= self.critic.metrics()
+            metrics |= self.critic.metrics(self.world)
         return metrics
 
     def has_work(self, batch: MiniBatch) -> bool:
@@ -222,10 +229,14 @@ class Learner:
     def _backward(self, policy: Policy, part: Sequence[Sample], batch: MiniBatch, first: bool) -> dict[str, float]:
         """Add the gradients of a part of the mini-batch to those of `policy`; returns what was observed."""
         sums = dict.fromkeys((*OBSERVED, "computed", "forwards"), 0.0)
-        for group in micro_batches(part, self.settings.micro_batch_tokens // len(self.replicas.policies)):
+        budget = self.settings.micro_batch_tokens // len(self.replicas.policies)
+        for group in agreed_micro_batches(part, budget, self._together):
             samples = [part[i] for i in group]
-            packed = layout(samples, policy.device)
+            packed = layout(samples or NOTHING, policy.device)
             logp_T, entropy_T = self._forward(policy, packed, "entropy" in self.algorithm.needs)
+            if not samples:
+                (logp_T.sum() * 0.0).backward()
+                continue
             sums["computed"] += len(packed.ids_P)
             sums["forwards"] += 1
             importance_sampling = self.off_policy_engine and self.settings.old != "engine"
@@ -278,6 +289,9 @@ class Learner:
 
     def _forward(self, policy: Policy, packed: Layout, entropy: bool) -> tuple[Tensor, Tensor | None]:
         """Log-probs (and entropies) of the response tokens of one micro-batch, [T]."""
-        hidden_TD = policy.response_hidden(packed)
-        logp_T, entropy_T = policy.logp(hidden_TD, packed.target_T, self.temperature, entropy)
+
+        def compute() -> tuple[Tensor, Tensor]:
+            return policy.logp(policy.response_hidden(packed), packed.target_T, self.temperature, entropy)
+
+        logp_T, entropy_T = policy.with_weights(compute)
         return logp_T, entropy_T if entropy else None

@@ -52,6 +52,9 @@ class Layout:
     response_T: IntT
 
 
+NOTHING = [Response([0], [0])]  # what a rank computes that has nothing while others compute
+
+
 def layout(samples: Sequence[HasTokens], device: torch.device) -> Layout:
     """The layout of one micro-batch.
 

@@ -8,21 +8,24 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from sieverl.distributed import fsdp
 from sieverl.errors import UsageError
 from sieverl.model import attention, families, norm
 from sieverl.model.logprobs import TokenLogp, finish_logits
 from sieverl.model.packed import Layout, Response, layout
-from sieverl.model.types import CausalModel, has_adapters
+from sieverl.model.types import CausalModel, as_module, has_adapters
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Policy:
     tokenizer: Any  # a Tokenizer; None where nothing is encoded or decoded
     compute: torch.dtype = torch.float32
     adapters: bool = True  # False: the base model without its LoRA adapters, which is their reference policy
+    sharded: bool = False  # each rank holds a part of the weights (FSDP2)
 
     def __post_init__(self) -> None:
         self.causal = self.model.get_base_model() if has_adapters(self.model) else self.model
@@ -69,6 +73,28 @@ class Policy:
         """All parameters by name, as they are now (no copies)."""
         return {name: p.detach() for name, p in self.model.named_parameters()}
 
+    def shard(self, ranks: int, cpu_offload: bool = False) -> None:
+        """Keep a part of the weights on each of the ranks from now on; every rank must call this."""
+        kept = getattr(self.causal, "_keep_in_fp32_modules_strict", None)
+        if kept and self.compute == torch.bfloat16:
+            raise UsageError(
+                f"{type(self.causal).__name__} computes {', '.join(kept)} in float32, which is not supported with "
+                "distributed.strategy = 'fsdp' and dtype = 'bfloat16'; use dtype = 'float32'"
+            )
+        blocks = getattr(self.causal, "_no_split_modules", None) or ()
+        fsdp.shard(as_module(self.causal), blocks, ranks, self.compute == torch.bfloat16, cpu_offload)
+        self.sharded = True
+
+    def with_weights(self, function: Callable[[], Result]) -> Result:
+        """The tensors that `function` computes with this policy; a sharded one gathers its weights for it."""
+        return fsdp.call_with_weights(as_module(self.causal), function) if self.sharded else function()
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """All weights on every rank meanwhile, to sample or to measure without gradients."""
+        with fsdp.gathered(as_module(self.causal)) if self.sharded else contextlib.nullcontext():
+            yield
+
     def replica(self) -> Policy:
         """A policy on the same weights with its own gradients, for another thread."""
         memo: dict[int, object] = {
@@ -80,7 +106,7 @@ class Policy:
     def in_compute_dtype(self) -> Iterator[None]:
         """Meanwhile modules hold copies of their weights in `compute`, through which gradients reach the weights."""
         slots: list[tuple[dict[str, Any], str, Tensor]] = []  # a module's table of tensors, a name in it, the tensor
-        if self.compute == torch.bfloat16:
+        if self.compute == torch.bfloat16 and not self.sharded:  # sharded weights are gathered in it
             copies: dict[int, Tensor] = {}
             for path, module in self.causal.named_modules():
                 for name, p in module._parameters.items():

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sieverl.distributed.fsdp import part_like, whole
 from sieverl.files import sync, write_json
 from sieverl.learner.learner import Learner
 from sieverl.model.policy import Policy
@@ -25,17 +26,24 @@ from sieverl.run_dir.manifest import PREFIX, digest, load_state, steps
 from sieverl.types import JsonObject
 
 
-def save(directory: Path, policy: Policy, learner: Learner, state: JsonObject, keep: int) -> Path:
-    """Write the checkpoint of `state["step"]`, point `latest` at it and delete all but the newest `keep`."""
+def save(directory: Path, policy: Policy, learner: Learner, state: JsonObject, keep: int) -> None:
+    """Write the checkpoint of `state["step"]`, point `latest` at it and delete all but the newest `keep`.
+
+    Every rank must call this, since sharded weights are put together; rank 0 writes them, as those of one process.
+    """
+    weights = {name: whole(x).cpu() for name, x in policy.model.state_dict().items()} if policy.sharded else None
+    tensors = _tensors(learner)
+    if learner.world.rank:
+        return
     directory.mkdir(parents=True, exist_ok=True)
     step = state["step"]
     made = sorted({*steps(directory), step})
     target, temporary = directory / f"{PREFIX}{step}", directory / f".{PREFIX}{step}.tmp"
     for stale in directory.glob(f".{PREFIX}*.tmp"):
         shutil.rmtree(stale)
-    policy.model.save_pretrained(temporary)
+    policy.model.save_pretrained(temporary, state_dict=weights)
     policy.tokenizer.save_pretrained(temporary)
-    save_file(_tensors(learner), temporary / "training.safetensors")
+    save_file(tensors, temporary / "training.safetensors")
     write_json(temporary / "training.json", {**state, "updates": learner.updates})
     files = sorted(p for p in temporary.rglob("*") if p.is_file())
     write_json(temporary / "manifest.json", {str(p.relative_to(temporary)): digest(p) for p in files})
@@ -51,7 +59,6 @@ def save(directory: Path, policy: Policy, learner: Learner, state: JsonObject, k
     sync(directory)
     for old in made[:-keep]:
         shutil.rmtree(directory / f"{PREFIX}{old}")
-    return target
 
 
 def restore(path: Path, learner: Learner) -> None:
@@ -61,12 +68,12 @@ def restore(path: Path, learner: Learner) -> None:
         for prefix, parameters, optimizer in _parts(learner):
             for name, parameter in parameters.items():
                 if prefix == "critic":
-                    parameter.data.copy_(file.get_tensor(f"critic.weight.{name}"))
+                    parameter.data.copy_(part_like(file.get_tensor(f"critic.weight.{name}"), parameter))
                 if f"{prefix}.step.{name}" not in file.keys():  # noqa: SIM118 (a safetensors handle, not a dict)
                     continue
-                optimizer.state[parameter] = {
-                    key: file.get_tensor(f"{prefix}.{key}.{name}").to(parameter.device if key != "step" else "cpu")
-                    for key in ("step", "exp_avg", "exp_avg_sq")
+                optimizer.state[parameter] = {"step": file.get_tensor(f"{prefix}.step.{name}")} | {
+                    key: part_like(file.get_tensor(f"{prefix}.{key}.{name}").to(parameter.device), parameter)
+                    for key in ("exp_avg", "exp_avg_sq")
                 }
 
 
@@ -84,7 +91,7 @@ def _tensors(learner: Learner) -> dict[str, Tensor]:
     for prefix, parameters, optimizer in _parts(learner):
         for name, parameter in parameters.items():
             if prefix == "critic":
-                tensors[f"critic.weight.{name}"] = parameter.data.contiguous()
+                tensors[f"critic.weight.{name}"] = whole(parameter.data).contiguous()
             for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"{prefix}.{key}.{name}"] = torch.as_tensor(value).contiguous()
+                tensors[f"{prefix}.{key}.{name}"] = whole(torch.as_tensor(value)).contiguous()
     return tensors

@@ -106,8 +106,7 @@ def assign_credit(run: Run, batch: Batch) -> Credit:
 
 
 def save(run: Run) -> None:
-    """A checkpoint of the state after the last step, by rank 0."""
-    if run.world.rank == 0:
-        directory = run.run_dir / "checkpoints"
-        checkpoint.save(directory, run.policy, run.learner, asdict(run.state), run.recipe.checkpoint.keep)
+    """A checkpoint of the state after the last step."""
+    directory = run.run_dir / "checkpoints"
+    checkpoint.save(directory, run.policy, run.learner, asdict(run.state), run.recipe.checkpoint.keep)
     run.world.barrier()

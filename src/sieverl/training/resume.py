@@ -15,7 +15,7 @@ from sieverl.run_dir.metrics import MetricsLog
 from sieverl.training.state import Run
 
 Resume = Literal["auto", "never", "must"]
-MAY_CHANGE = ("steps", "run_dir", "checkpoint", "alarms")  # keys that a resumed run may change
+MAY_CHANGE = ("steps", "run_dir", "checkpoint", "alarms", "distributed")  # keys that a resumed run may change
 
 
 def checkpoint_to_resume(recipe: Recipe, resume: Resume) -> Path | None:

@@ -71,9 +71,11 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     data = render_data(recipe, data, tokenizer, say)
     pool = undo.enter_context(build_pool(recipe, data.train))
     policy = build_policy(recipe, tokenizer, data, found)
-    reference = initial_policy(recipe, policy)
-    learner = build_learner(recipe, algorithm, policy, reference, world)
+    engine = ENGINES[recipe.rollout.engine](policy, recipe.rollout.max_num_seqs)
     say(f"{policy.causal.config.model_type}: {supported_ways(policy)}")
+    shard(recipe, policy, world)
+    reference = initial_policy(recipe, policy, world)
+    learner = build_learner(recipe, algorithm, policy, reference, world)
     prompts, heldout = prompt_sets(recipe, data, policy)
     run = Run(
         recipe=recipe,
@@ -81,9 +83,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
         policy=policy,
         reference=reference,
         learner=learner,
-        environment=Environment(
-            ENGINES[recipe.rollout.engine](policy, recipe.rollout.max_num_seqs), pool, tokenizer, world
-        ),
+        environment=Environment(engine, pool, tokenizer, world),
         prompts=prompts,
         heldout=heldout,
         declared_graded=pool.graded() if recipe.verify.graded is None else recipe.verify.graded,
@@ -119,6 +119,10 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
         raise UsageError(
             f"{recipe.algorithm} clips the ratio at {min(clips):g}, and train.old = 'engine' would take it to an "
             f"engine whose log-probs are up to {ROUNDING} off by rounding alone; use train.old = 'learner'"
+        )
+    if recipe.distributed.strategy == "fsdp" and not ENGINES[recipe.rollout.engine].sharded:
+        raise UsageError(
+            f'rollout.engine = {recipe.rollout.engine!r} does not support distributed.strategy = "fsdp"; use "torch"'
         )
     if recipe.rollout.stop and not ENGINES[recipe.rollout.engine].stop_strings:
         raise UsageError(f'rollout.engine = {recipe.rollout.engine!r} does not support rollout.stop; use "torch"')
@@ -258,7 +262,13 @@ def build_policy(recipe: Recipe, tokenizer: Tokenizer, data: TrainingData, found
     return policy
 
 
-def initial_policy(recipe: Recipe, policy: Policy) -> Callable[[], Policy]:
+def shard(recipe: Recipe, policy: Policy, world: World) -> None:
+    """Shard the policy over the ranks where the recipe says so; one process has nothing to shard with."""
+    if recipe.distributed.strategy == "fsdp" and world.size > 1:
+        policy.shard(world.size, recipe.distributed.cpu_offload)
+
+
+def initial_policy(recipe: Recipe, policy: Policy, world: World) -> Callable[[], Policy]:
     """A function that gives the reference policy, loaded when it is first asked for."""
 
     @cache
@@ -266,7 +276,9 @@ def initial_policy(recipe: Recipe, policy: Policy) -> Callable[[], Policy]:
         if recipe.model.lora.rank:
             return replace(policy, adapters=False)
         model = load_model(recipe.model.path or str(BASE), recipe.dtype, str(policy.device))
-        return Policy(model.requires_grad_(False), policy.tokenizer, policy.compute)
+        initial = Policy(model.requires_grad_(False), policy.tokenizer, policy.compute)
+        shard(recipe, initial, world)
+        return initial
 
     return reference
 
@@ -282,6 +294,7 @@ def build_learner(
         if not algorithm.critic.shared:
             model = load_model(recipe.model.path or str(BASE), recipe.dtype, str(policy.device))
             body = Policy(model, policy.tokenizer, policy.compute)
+            shard(recipe, body, world)
         critic = ValueModel(algorithm.critic, policy, body)
     return Learner(
         policy,

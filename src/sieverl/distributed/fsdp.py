@@ -1,0 +1,98 @@
+"""Models sharded over the ranks with FSDP2 (`torch.distributed.fsdp.fully_shard`).
+
+Parameters, gradients and optimiser state are DTensors of which each rank holds a part. Gradients are summed over the
+ranks, not averaged: the loss has its one division already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import MethodType
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+CALL = "call_with_weights"  # the method of a sharded model inside which its weights are there
+Result = TypeVar("Result")
+
+
+def shard(model: torch.nn.Module, blocks: Iterable[str], ranks: int, bfloat16: bool, cpu_offload: bool) -> None:
+    """Shard `model` over `ranks` ranks: each module whose class is named in `blocks`, then the rest.
+
+    Parameters stay in their dtype; with `bfloat16` they are gathered in bfloat16 and gradients are summed in float32.
+    Every rank must call this, and from then on every forward and backward.
+    """
+    device = next(model.parameters()).device
+    names = frozenset(blocks)
+    mixed = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bfloat16 else MixedPrecisionPolicy()
+    mesh = init_device_mesh(device.type, (ranks,))
+    offload = CPUOffloadPolicy() if cpu_offload else OffloadPolicy()
+    for module in [m for m in model.modules() if type(m).__name__ in names]:
+        fully_shard(module, mesh=mesh, mp_policy=mixed, offload_policy=offload)
+    fully_shard(model, mesh=mesh, mp_policy=mixed, offload_policy=offload)
+    for part in sharded_modules(model):
+        part.set_gradient_divide_factor(1.0)
+    setattr(model, CALL, MethodType(lambda self, function: function(), model))
+    register_fsdp_forward_method(model, CALL)
+    with torch.no_grad():  # makes `model` the root of its parts
+        call_with_weights(model, lambda: torch.zeros(()))
+    reshard(model)
+
+
+def call_with_weights(model: torch.nn.Module, function: Callable[[], Result]) -> Result:
+    """The tensors that `function` returns; inside it the weights of `model` beside its blocks are gathered."""
+    result: Result = getattr(model, CALL)(function)
+    return result
+
+
+def sharded_modules(model: torch.nn.Module) -> list[FSDPModule]:
+    """The modules that are gathered as one, the root first."""
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def reshard(model: torch.nn.Module) -> None:
+    """Give up the gathered weights: from here on the parameters of `model` are the parts again."""
+    for module in sharded_modules(model):
+        module.reshard()
+
+
+@contextmanager
+def gathered(model: torch.nn.Module) -> Iterator[None]:
+    """All weights of `model` on every rank meanwhile, so that ranks can compute without each other (no gradients)."""
+    modules = sharded_modules(model)
+    for module in modules:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for number, module in enumerate(modules):
+            module.reshard()
+            module.set_reshard_after_forward(number > 0, recurse=False)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether each rank holds a part of it."""
+    return isinstance(tensor, DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which each rank holds a part, as a whole on each (a collective); any other one as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """This rank's part of a whole tensor, sharded as `like` is; the tensor itself where `like` is not."""
+    return distribute_tensor(tensor, like.device_mesh, like.placements) if isinstance(like, DTensor) else tensor
