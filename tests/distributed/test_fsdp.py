@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import ROOT
 from runs import comparable
+from safetensors.torch import load_file
 
 from sieverl.run_dir.rollouts import read_rollouts
 
@@ -77,11 +79,25 @@ def test_resampling_critics_and_pairs(tmp_path: Path, strategy: str) -> None:
 
 
 @pytest.mark.slow
-def test_adapters_are_sharded_too(tmp_path: Path) -> None:
-    """float32, since adapters know no float64: the first step up to rounding."""
-    options = ("dtype=float32", "model.lora.rank=2", "evaluate.source=", "evaluate.every=0")
+@pytest.mark.parametrize("options", [(), ("model.lora.rank=2",)], ids=["all weights", "adapters"])
+def test_the_first_step_in_float32(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Up to rounding; LoRA knows no float64."""
+    options = ("dtype=float32", "evaluate.source=", "evaluate.every=0", *options)
     run(tmp_path / "one", 1, 1, "grpo", *options)
     run(tmp_path / "two", 2, 1, "grpo", *options, "distributed.strategy=fsdp")
     one, two = (comparable(tmp_path / name / "grpo")[-1] for name in ("one", "two"))
     assert two["train/loss"] == pytest.approx(one["train/loss"], abs=1e-5)
     assert two["train/grad_norm"] == pytest.approx(one["train/grad_norm"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_bfloat16_is_gathered_in_it_and_trained_in_float32(tmp_path: Path) -> None:
+    """Two steps and a checkpoint: finite, close to one process, weights float32."""
+    options = ("dtype=bfloat16", "evaluate.source=", "evaluate.every=0")
+    run(tmp_path / "one", 1, 2, "grpo", *options)
+    run(tmp_path / "two", 2, 2, "grpo", *options, "distributed.strategy=fsdp")
+    one, two = (comparable(tmp_path / name / "grpo")[1] for name in ("one", "two"))
+    assert two["policy/entropy"] == pytest.approx(one["policy/entropy"], rel=0.2)
+    assert two["train/grad_norm"] == pytest.approx(one["train/grad_norm"], rel=0.5)
+    weights = load_file(tmp_path / "two" / "grpo" / "checkpoints" / "step-2" / "model.safetensors")
+    assert {x.dtype for x in weights.values()} == {torch.float32}

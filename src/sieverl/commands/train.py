@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def train_recipe(recipe: Recipe, resume: Resume, ending: Callable[[Path, Console
     from sieverl.training.setup import prepare
     from sieverl.training.signals import Preempted
 
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")  # of the ranks, the first one speaks
     run = prepare(recipe, resume, say=lambda text: console.print(text, highlight=False))
     if run.state.step >= recipe.steps and run.metrics.rows():
         console.print(f"{run.run_dir} is at step {run.state.step} of {recipe.steps}: nothing is left to do")

@@ -44,6 +44,7 @@ def shard(model: torch.nn.Module, blocks: Iterable[str], ranks: int, bfloat16: b
     fully_shard(model, mesh=mesh, mp_policy=mixed, offload_policy=offload)
     for part in sharded_modules(model):
         part.set_gradient_divide_factor(1.0)
+        part.set_force_sum_reduction_for_comms(True)  # gloo has no other
     setattr(model, CALL, MethodType(lambda self, function: function(), model))
     register_fsdp_forward_method(model, CALL)
     with torch.no_grad():  # makes `model` the root of its parts
