@@ -74,6 +74,7 @@ def test_public_names() -> None:
     assert sieverl.__all__ == expected.split()
     for name in sieverl.__all__:
         assert getattr(sieverl, name) is not None
+    assert sieverl.Draw is sieverl.DynamicSampling, "an old name still works"
     with pytest.raises(AttributeError, match="public names are"):
         _ = sieverl.nothing
 

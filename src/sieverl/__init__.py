@@ -30,10 +30,12 @@ _PUBLIC = {
     "Verdict": "sieverl.types",
     "get_algorithm": "sieverl.algorithms.named",
 }
+_RENAMED = {"Draw": "DynamicSampling"}  # old name -> new name
 __all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
+    name = _RENAMED.get(name, name)
     if name not in _PUBLIC:
         raise AttributeError(f"module 'sieverl' has no attribute {name!r}; public names are {', '.join(_PUBLIC)}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

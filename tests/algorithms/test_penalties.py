@@ -110,3 +110,14 @@ def test_a_penalty_is_aggregated_as_the_loss_is_and_over_responses_where_that_is
     penalised, same = with_penalty.loss(t)
     assert same == count
     assert (penalised - plain).item() / count == pytest.approx(0.5 * expected[name])
+
+
+@pytest.mark.parametrize("log_ratio", [-0.3, -0.1, 0.0, 0.1, 0.3])
+def test_within_its_limit_the_clamped_k3_is_the_plain_one(log_ratio: float) -> None:
+    t = Tokens(
+        torch.tensor([-log_ratio], dtype=F64),
+        torch.tensor([0]),
+        torch.zeros(1, dtype=F64),
+        ref_T=torch.zeros(1).double(),
+    )
+    assert obj.K3(0.1)(t).item() == obj.k3(t).item() == pytest.approx(math.exp(log_ratio) - log_ratio - 1)

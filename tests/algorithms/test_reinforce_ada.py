@@ -67,6 +67,12 @@ def test_M16_a_prompt_is_sampled_until_half_a_group_is_right_and_half_wrong() ->
     assert enough_of_both(responses([1, 0], [0] * 2, samples=1)).all(), "one of each at least"
 
 
+def test_of_an_odd_number_the_larger_half_is_right() -> None:
+    rows = responses([1, 1, 1, 0, 0, 0], [0] * 6, samples=3)
+    kept = balanced(rows)
+    assert (kept.sum(), (kept & rows.correct_R).sum()) == (3, 2)
+
+
 def test_M16_a_rectangle_of_rewards_is_its_own_group() -> None:
     ada = sieverl.get_algorithm("reinforce_ada")
     assert ada.credit([[1, 0, 0, 0], [0, 0, 0, 0]]).keep.tolist() == [[True] * 4, [False] * 4]

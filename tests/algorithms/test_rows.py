@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from toys import unchecked
 
 from sieverl.algorithms import Algorithm, DynamicSampling, get_algorithm
 from sieverl.algorithms.credit import OverlongShaped, correct, groups, minus_greedy, zero_one
@@ -21,6 +22,7 @@ def test_every_argument_may_have_the_shape_of_the_rewards() -> None:
     said = [[False, True], [True, False]]
     assert Algorithm().credit(rewards, correct=said).advantage.tolist() == [[-1, 1], [1, -1]]
     assert Algorithm().credit([1, 0], prompt=[[5], [5]], correct=[[False], [True]]).advantage.tolist() == [-1, 1]
+    assert get_algorithm("dr_grpo").credit([1, 0], prompt=[[5], [5]]).advantage.tolist() == [1, -1]
     assert REMAX.credit(rewards, greedy=[[1], [0]]).advantage.tolist() == [[0, -1], [0, 1]]
     assert REMAX.credit(rewards, greedy=[[1, 1], [0, 0]]).advantage.tolist() == [[0, -1], [0, 1]]
     assert OVERLONG.credit(rewards, length=[[9, 10], [8, 10]], max_tokens=10).advantage.tolist() == [[0.5, -2], [-1, 0]]
@@ -52,6 +54,19 @@ def test_what_a_function_of_the_users_sees() -> None:
 
     assert Algorithm(select=look).credit([[1, 0]]).keep.all()
     assert kinds == ["i", "f", "b", "i", "b"]
+
+
+def test_ties_are_broken_by_seed_0_by_default() -> None:
+    dpo, ties = get_algorithm("iterative_dpo"), [[1, 1, 1, 0, 0, 0]] * 4
+    kept = [dpo.credit(ties, seed=seed).keep.tolist() for seed in (0, 1)]
+    assert kept[0] != kept[1]
+    assert dpo.credit(ties).keep.tolist() == kept[0]
+
+
+def test_advantages_are_floats_whatever_a_shape_returns() -> None:
+    with unchecked():
+        credit = Algorithm(shape=lambda r: r.correct_R.astype(np.int64)).credit([[1, 0]])
+    assert credit.advantage.dtype == np.float64
 
 
 def test_without_samples_flat_rows_are_all_kept() -> None:

@@ -13,7 +13,7 @@ from conftest import BASE, SHARED
 from safetensors.torch import load_file
 
 from sieverl import cli
-from sieverl.algorithms import ALGORITHMS
+from sieverl.algorithms import ALGORITHMS, get_algorithm
 from sieverl.assets import RECIPE
 from sieverl.commands import demo, doctor
 from sieverl.errors import UsageError
@@ -275,3 +275,9 @@ def test_gsm8k_with_the_shipped_model_runs_says_so_and_does_no_harm(work: Path, 
 def test_an_old_key_or_value_names_the_new_one(key: str, value: str, said: str) -> None:
     with pytest.raises(UsageError, match=re.escape(said)):
         load(RECIPE, {key: value})
+
+
+def test_a_module_that_has_moved_is_named_with_its_new_place(work: Path) -> None:
+    Path("mine.py").write_text("from sieverl.credit import correct")
+    with pytest.raises(UsageError, match=r"No module named 'sieverl.credit'; it is now sieverl\.algorithms\.credit"):
+        get_algorithm("mine.py:hard")

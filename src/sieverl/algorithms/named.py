@@ -130,6 +130,11 @@ iterative_dpo = Algorithm(
     about="best against worst response of each prompt, fresh pairs every step",
     paper="arXiv 2305.18290; 2504.11343",
 )
+MOVED = {  # modules of earlier versions
+    "sieverl.algorithm": "sieverl.algorithms",
+    "sieverl.credit": "sieverl.algorithms.credit",
+    "sieverl.objective": "sieverl.algorithms.objective",
+}
 ALGORITHMS: dict[str, Algorithm] = {name: value for name, value in globals().items() if isinstance(value, Algorithm)}
 
 
@@ -152,7 +157,9 @@ def get_algorithm(name: str) -> Algorithm:
     try:
         module = load_file(path)
     except Exception as error:  # whatever the user's file raises, the user is told where
-        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        moved = MOVED.get(str(getattr(error, "name", "")))
+        hint = f"; it is now {moved}" if moved else ""
+        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}{hint}") from error
     value = getattr(module, attribute, None)
     if not isinstance(value, Algorithm):
         raise UsageError(f"{path} has no sieverl.Algorithm named {attribute!r}")
