@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sieverl.algorithms import ALGORITHMS, Algorithm, Critic, DynamicSampling, credit, get_algorithm
 from sieverl.algorithms import objective as obj
@@ -16,6 +17,7 @@ from sieverl.algorithms.describe import describe, explain, formula, markdown
 from sieverl.algorithms.needs import needs_of
 from sieverl.algorithms.objective import K3, Clipped, ClippedWeight, PairLogistic, Penalty
 from sieverl.algorithms.token_advantage import Gae, KlInReward
+from sieverl.algorithms.tokens import Denominator, Tokens
 from sieverl.errors import UsageError
 
 PARTS = [
@@ -31,6 +33,13 @@ def test_a_part_of_an_algorithm_is_a_value(part: Any) -> None:
     assert hash(replace(part)) == hash(part)
     with pytest.raises(FrozenInstanceError):
         setattr(part, next(iter(vars(part))), None)
+
+
+def test_tokens_and_denominators_do_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(Denominator([1], [1], 0, 1), "pairs", 1)  # noqa: B010 (mypy knows that it is frozen)
+    with pytest.raises(FrozenInstanceError):
+        setattr(Tokens(torch.zeros(1), torch.zeros(1).long(), torch.zeros(1)), "old_T", None)  # noqa: B010
 
 
 def test_named_algorithms_differ() -> None:

@@ -121,3 +121,13 @@ def test_within_its_limit_the_clamped_k3_is_the_plain_one(log_ratio: float) -> N
         ref_T=torch.zeros(1).double(),
     )
     assert obj.K3(0.1)(t).item() == obj.k3(t).item() == pytest.approx(math.exp(log_ratio) - log_ratio - 1)
+
+
+def test_nothing_selected_and_a_penalty_over_what_is_kept() -> None:
+    """Nothing to divide by and nothing to divide: zero, and not NaN."""
+    t = replace(
+        tokens(), kept_T=torch.zeros(10, dtype=F64), denominator=Denominator([], LENGTHS, pairs=0, max_tokens=8)
+    )
+    for name in ("raft", "cispo", "rloo"):
+        total, count = replace(get_algorithm(name), penalties=(Penalty(obj.k2, 0.5, "kept"),)).loss(t)
+        assert (total.item(), count) == (0.0, 1.0), name

@@ -61,7 +61,8 @@ def test_M16_a_prompt_is_sampled_until_half_a_group_is_right_and_half_wrong() ->
     assert enough_of_both(rows).tolist() == [False] * 5 + [True] * 4
     assert enough_of_both(replace(rows, samples=0)).all(), "where n is unknown, one of each"
     for same in ([0] * 4, [1] * 4):
-        assert not enough_of_both(responses(same, [0] * 4, samples=2)).any(), "one side is missing"
+        for samples in (0, 1, 2):
+            assert not enough_of_both(responses(same, [0] * 4, samples)).any(), "one side is missing"
     assert enough_of_both(responses([1, 1, 0, 0, 0], [0] * 5, samples=5)).all(), "half of 5 is 2"
     assert not enough_of_both(responses([1, 0, 0, 0, 0], [0] * 5, samples=5)).any()
     assert enough_of_both(responses([1, 0], [0] * 2, samples=1)).all(), "one of each at least"

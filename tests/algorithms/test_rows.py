@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,19 @@ import pytest
 from toys import unchecked
 
 from sieverl.algorithms import Algorithm, DynamicSampling, get_algorithm
-from sieverl.algorithms.credit import OverlongShaped, correct, groups, minus_greedy, zero_one
+from sieverl.algorithms.axes import with_axes
+from sieverl.algorithms.credit import (
+    OverlongShaped,
+    correct,
+    group_centred,
+    groups,
+    leave_one_out,
+    minus_greedy,
+    signed,
+    zero_one,
+)
 from sieverl.errors import UsageError
-from sieverl.types import ROUNDING, BoolArray, Responses
+from sieverl.types import ROUNDING, BoolArray, FloatArray, Responses
 
 REMAX = replace(get_algorithm("remax"), shape=zero_one)
 OVERLONG = Algorithm(shape=OverlongShaped())
@@ -21,6 +32,7 @@ def test_every_argument_may_have_the_shape_of_the_rewards() -> None:
     rewards = [[1, 0], [0, 1]]
     said = [[False, True], [True, False]]
     assert Algorithm().credit(rewards, correct=said).advantage.tolist() == [[-1, 1], [1, -1]]
+    assert get_algorithm("raft").credit([[1, 1]], correct=[[1, 0]]).keep.tolist() == [[True, False]]
     assert Algorithm().credit([1, 0], prompt=[[5], [5]], correct=[[False], [True]]).advantage.tolist() == [-1, 1]
     assert get_algorithm("dr_grpo").credit([1, 0], prompt=[[5], [5]]).advantage.tolist() == [1, -1]
     assert REMAX.credit(rewards, greedy=[[1], [0]]).advantage.tolist() == [[0, -1], [0, 1]]
@@ -67,6 +79,55 @@ def test_advantages_are_floats_whatever_a_shape_returns() -> None:
     with unchecked():
         credit = Algorithm(shape=lambda r: r.correct_R.astype(np.int64)).credit([[1, 0]])
     assert credit.advantage.dtype == np.float64
+
+
+@pytest.mark.parametrize("shape", [signed, zero_one])
+def test_a_shape_of_graded_rewards_is_a_copy(shape: Callable[[Responses], FloatArray]) -> None:
+    reward_R, one_R = np.array([0.5, 1.0]), np.ones(2, dtype=np.int64)
+    rows = Responses(np.zeros(2, dtype=np.int64), reward_R, reward_R >= 1, one_R, one_R == 0, graded=True)
+    assert shape(rows).tolist() == [0.5, 1.0]
+    assert not np.shares_memory(shape(rows), reward_R), "who changes it does not change the rewards"
+
+
+def test_rewards_of_minus_one_are_not_graded() -> None:
+    assert Algorithm(shape=zero_one).credit([[-1, 1, 0]]).advantage.tolist() == [[0, 1, 0]]
+    assert Algorithm(shape=zero_one).credit([[-1, 1, 0.5]]).advantage.tolist() == [[-1, 1, 0.5]]
+
+
+def test_a_group_of_one_leaves_no_others() -> None:
+    """Refused by `credit`; called by itself, 0 and not NaN."""
+    one_R = np.ones(1, dtype=np.int64)
+    rows = Responses(one_R, one_R.astype(np.float64), one_R == 1, one_R, one_R == 0)
+    assert leave_one_out(rows, np.array([1.0])).tolist() == [0.0]
+
+
+def test_an_advantage_of_zero_is_kept_where_another_term_needs_the_response() -> None:
+    uniform = [[1, 1], [1, 0]]
+    grpo = get_algorithm("grpo")
+    assert grpo.credit(uniform).keep.tolist() == [[False, False], [True, True]]
+    assert with_axes(grpo, {"kl_coefficient": 0.1}).credit(uniform).keep.all()
+    ppo = replace(get_algorithm("ppo"), advantage=group_centred)
+    assert ppo.credit(uniform).keep.all(), "the critic learns from it"
+
+
+def test_a_greedy_response_known_by_its_reward_is_not_truncated() -> None:
+    """Whatever the sampled responses are."""
+
+    def whole(r: Responses) -> FloatArray:
+        return (~r.truncated_R).astype(np.float64)
+
+    remax = replace(REMAX, shape=whole)
+    one_R = np.ones(2, dtype=np.int64)
+    rows = Responses(one_R, one_R.astype(np.float64), one_R == 1, one_R, np.array([True, False]), greedy_R=np.zeros(2))
+    assert remax.credit(rows).advantage.tolist() == [-1, 0]
+
+
+def test_the_length_penalty_is_at_most_one() -> None:
+    assert OVERLONG.credit([[1]], length=[[200]], max_tokens=100).advantage.tolist() == [[0]]
+
+
+def test_leave_one_out_of_a_pair() -> None:
+    assert get_algorithm("rloo").credit([[1, 0]]).advantage.tolist() == [[2, -2]]
 
 
 def test_without_samples_flat_rows_are_all_kept() -> None:
