@@ -21,16 +21,12 @@ EVAL = ("--benchmark", "demo", "--limit", "2", "--greedy", "--max-tokens", "4")
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rows = [{"prompt": f"{a}+{b}", "answer": str(a + b)} for a in range(4) for b in range(4)]
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (tmp_path / "r.toml").write_text(
-        'steps = 1\n[data]\nsource = "data.jsonl"\n[model]\npath = "m"\n[rollout]\nprompts = 2\nsamples = 2\n'
-        "max_tokens = 8\n[verify]\nworkers = 1\n"
-    )
+def work(work):
+    """That of conftest, with the shipped model as `m` in the recipe."""
+    with (work / "r.toml").open("a") as file:
+        file.write('[model]\npath = "m"\n')
     shutil.copytree(BASE, "m")
-    return tmp_path
+    return work
 
 
 @pytest.fixture

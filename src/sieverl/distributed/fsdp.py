@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 CALL = "call_with_weights"  # the method of a sharded model inside which its weights are there
 Result = TypeVar("Result")
+T = TypeVar("T", bound=Tensor)
 
 
 def shard(model: torch.nn.Module, blocks: Iterable[str], ranks: int, bfloat16: bool, cpu_offload: bool) -> None:
@@ -87,6 +88,13 @@ def gathered(model: torch.nn.Module) -> Iterator[None]:
 def is_sharded(tensor: Tensor) -> bool:
     """Whether each rank holds a part of it."""
     return isinstance(tensor, DTensor)
+
+
+def by_kind(tensors: Iterable[T]) -> list[list[T]]:
+    """Replicated and sharded tensors apart, without an empty list: a fused kernel takes one kind."""
+    known = list(tensors)
+    kinds = ([t for t in known if is_sharded(t) == sharded] for sharded in (False, True))
+    return [kind for kind in kinds if kind]
 
 
 def whole(tensor: Tensor) -> Tensor:

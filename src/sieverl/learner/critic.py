@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sieverl.algorithms.algorithm import Critic
 from sieverl.algorithms.objective import value_loss
-from sieverl.distributed.fsdp import is_sharded
+from sieverl.distributed.fsdp import by_kind
 from sieverl.distributed.world import World
 from sieverl.learner.batches import MiniBatch, Sample, agreed_micro_batches
 from sieverl.learner.gradients import Gradients
@@ -37,8 +37,7 @@ class ValueModel:
         if body is not None:
             used = {id(p) for p in body.decoder.parameters()}
             self.trained |= {f"body.{n}": p for n, p in body.parameters.items() if id(p) in used}
-        kinds = ([p for p in self.trained.values() if is_sharded(p) == of] for of in (False, True))
-        groups = [{"params": parameters} for parameters in kinds if parameters]  # one kernel takes one kind
+        groups = [{"params": kind} for kind in by_kind(self.trained.values())]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=0.0, fused=True)
         self.loss, self.updates = 0.0, 0
 

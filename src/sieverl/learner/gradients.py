@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from sieverl.distributed.fsdp import is_sharded, whole
+from sieverl.distributed.fsdp import by_kind, is_sharded, whole
 from sieverl.distributed.world import World
 from sieverl.learner.batches import Sample, shares
 from sieverl.learner.threads import side_by_side
@@ -40,10 +40,8 @@ class Gradients:
             flat = self.world.all_reduce(torch.cat([grad.reshape(-1) for grad in grads]))
             for p, grad, total in zip(replicated, grads, flat.split([g.numel() for g in grads]), strict=True):
                 p.grad = grad.copy_(total.view_as(grad))
-        parts = (
-            [p.grad for p in self.parameters if p.grad is not None and is_sharded(p) == of] for of in (False, True)
-        )
-        norms = [float(whole(torch.nn.utils.get_total_norm(part))) for part in parts if part]
+        kinds = by_kind(p.grad for p in self.parameters if p.grad is not None)
+        norms = [float(whole(torch.nn.utils.get_total_norm(kind))) for kind in kinds]
         return norms[0] if len(norms) == 1 else math.hypot(*norms)
 
     def scale(self, factor: float) -> None:
@@ -55,8 +53,8 @@ class Gradients:
     def clip(self, norm: float, limit: float) -> None:
         """Scale them so that their `norm` is at most `limit`, as `torch.nn.utils.clip_grad_norm_` does."""
         total = torch.tensor(norm, dtype=self.parameters[0].dtype)
-        for of in (False, True):
-            torch.nn.utils.clip_grads_with_norm_([p for p in self.parameters if is_sharded(p) == of], limit, total)
+        for kind in by_kind(self.parameters):
+            torch.nn.utils.clip_grads_with_norm_(kind, limit, total)
 
 
 class Replicas:
