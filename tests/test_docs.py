@@ -20,7 +20,7 @@ from sieverl.algorithms.describe import markdown
 from sieverl.algorithms.objective import Clipped, Penalty
 from sieverl.errors import UsageError
 from sieverl.recipe import Recipe, build, load
-from sieverl.training.setup import chosen_algorithm, left_out
+from sieverl.training.checks import chosen_algorithm, left_out
 
 PAPER, RELEASED = ROOT / "recipes" / "paper.toml", ROOT / "recipes" / "as_released.toml"
 

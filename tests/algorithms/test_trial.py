@@ -12,7 +12,8 @@ from toys import unchecked
 from sieverl.algorithms import ALGORITHMS
 from sieverl.algorithms.trial import try_out
 from sieverl.errors import UsageError
-from sieverl.training.setup import chosen_algorithm, prepare
+from sieverl.training.checks import chosen_algorithm
+from sieverl.training.setup import prepare
 
 HEAD = "import numpy as np, torch\nfrom sieverl import Algorithm, Penalty\nfrom sieverl.algorithms.credit import *\n"
 AGGREGATE = "from sieverl.algorithms.objective import Aggregate\nhard = Algorithm(aggregate=Aggregate('mine', "

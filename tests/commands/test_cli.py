@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -14,10 +13,9 @@ from safetensors.torch import load_file
 
 from sieverl import cli
 from sieverl.algorithms import ALGORITHMS, get_algorithm
-from sieverl.assets import RECIPE
 from sieverl.commands import demo, doctor
 from sieverl.errors import UsageError
-from sieverl.recipe import Recipe, build, keys, load, to_toml
+from sieverl.recipe import keys, load, to_toml
 from sieverl.run_dir.metrics import MetricsLog
 
 Capture = pytest.CaptureFixture[str]
@@ -244,13 +242,6 @@ def test_demo_takes_a_new_directory_or_the_unfinished_one(work: Path, capsys: Ca
     assert directory() == "runs/demo-2"
 
 
-def test_recipes_survive_writing_and_reading(tmp_path: Path) -> None:
-    recipe = build({"model": {"path": 'a "quoted" \\ path'}, "verify": {"name": "math", "boxes": "last"}})
-    (tmp_path / "r.toml").write_text(to_toml(recipe))
-    assert load(tmp_path / "r.toml") == recipe
-    assert Recipe() == build({})
-
-
 def test_gsm8k_with_the_shipped_model_runs_says_so_and_does_no_harm(work: Path, capsys: Capture) -> None:
     if not SHARED.is_dir():
         pytest.skip("the GSM8K file is not part of the project")
@@ -261,20 +252,6 @@ def test_gsm8k_with_the_shipped_model_runs_says_so_and_does_no_harm(work: Path, 
     assert "no update was made" in out
     before, after = (load_file(d / "model.safetensors") for d in (BASE, work / "g" / "checkpoints" / "latest"))
     assert all((before[name] == after[name]).all() for name in before)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        ("axes.over", "kept", "axes.over is now called axes.denominator"),
-        ("axes.penalty_over", "kept", "axes.penalty_over is now called axes.penalty_denominator"),
-        ("rollout.max_rows", "9", "rollout.max_rows is now called rollout.max_num_seqs"),
-        ("train.reference", "start", "train.reference = 'start' is now called 'initial'"),
-    ],
-)
-def test_an_old_key_or_value_names_the_new_one(key: str, value: str, said: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(said)):
-        load(RECIPE, {key: value})
 
 
 def test_a_module_that_has_moved_is_named_with_its_new_place(work: Path) -> None:

@@ -10,14 +10,27 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from sieverl.errors import UsageError, nearest
 from sieverl.options import parse_value
+from sieverl.recipe.tables import (
+    Alarms,
+    Axes,
+    Checkpoint,
+    Data,
+    Distributed,
+    Evaluate,
+    Model,
+    Rollout,
+    Table,
+    Train,
+    Verify,
+)
 from sieverl.types import JsonObject
 
 # old key -> new key
@@ -28,151 +41,6 @@ RENAMED = {
 }
 RENAMED_VALUES = {"train.reference": {"start": "initial"}}
 Overrides = Mapping[str, object]  # dotted key -> value, or text that is parsed to one
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Lora(Table):
-    """Train adapters only (PEFT). Rank 0 trains all weights."""
-
-    rank: int = Field(0, ge=0)
-    alpha: float = Field(16.0, gt=0)
-    targets: str = Field("all-linear", min_length=1)
-
-
-class Model(Table):
-    """The model to start from."""
-
-    path: str = Field("", description="Hugging Face directory or Hub id; empty: the model shipped with SieveRL")
-    attention: str | None = Field(None, description="attention implementation of transformers; default: its own choice")
-    device: str = Field("auto", description="auto, cpu or cuda")
-    lora: Lora = Lora()
-
-
-class Data(Table):
-    """Where prompts come from and how the model sees them."""
-
-    source: str = Field("", description="file, known name, Hub id or reasoning_gym:TASK")
-    split: str = "train"
-    columns: dict[str, str] = Field({}, description="which column is the prompt and which the answer")
-    options: JsonObject = Field({}, description="options of the source, such as a reasoning-gym config")
-    limit: int | None = Field(None, gt=0)
-    template: Literal["chat", "plain", "auto"] = "chat"
-    system: str | None = None
-    suffix: str | None = None
-    max_prompt_tokens: int = Field(1024, gt=0)
-    overlong: Literal["error", "drop"] = Field("error", description="prompts longer than max_prompt_tokens")
-    check_gold: int = Field(64, ge=0, description="gold answers checked before training; 0: none")
-
-
-class Verify(BaseModel):
-    """The verifier by name; the options of that verifier are keys of the same table."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    name: str = "math"
-    workers: int = Field(2, gt=0)
-    timeout_s: float = Field(5.0, gt=0)
-    memory_mb: int = Field(1024, gt=0)
-    graded: bool | None = Field(None, description="whether rewards are graded; by default decided from the rewards")
-    correct_from: float = Field(1.0, description="the reward from which on a response counts as correct")
-
-    @property
-    def spec(self) -> JsonObject:
-        """What `sieverl.verify.build` takes."""
-        own = ("workers", "timeout_s", "memory_mb", "graded", *(["correct_from"] if self.correct_from == 1.0 else []))
-        return {k: v for k, v in self.model_dump().items() if k not in own}
-
-
-class Rollout(Table):
-    """How responses are sampled."""
-
-    prompts: int = Field(32, gt=0, description="prompts per step")
-    samples: int = Field(8, gt=0, description="responses per prompt (n)")
-    max_tokens: int = Field(512, gt=0)
-    temperature: float = Field(1.0, gt=0)
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    max_num_seqs: int = Field(512, gt=0, description="responses decoded at the same time")
-    engine: Literal["torch", "transformers"] = Field(
-        "torch", description="built-in engine, or continuous batching of transformers (for GPUs)"
-    )
-
-
-class Train(Table):
-    """How the policy is updated."""
-
-    lr: float = Field(1e-6, gt=0)
-    minibatches: int = Field(1, gt=0, description="optimiser steps per batch of rollouts")
-    epochs: int = Field(1, gt=0, description="passes over the mini-batches")
-    micro_batch_tokens: int = Field(16384, gt=0, description="tokens per forward and backward pass")
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_updates: int = Field(0, ge=0)
-    min_lr_ratio: float = Field(0.0, ge=0, le=1)
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, ge=0, description="0 turns clipping off")
-    old: Literal["learner", "engine"] = Field("learner", description="whose log-probs are the old ones of the ratio")
-    reference: Literal["initial", "last"] = Field(
-        "initial", description="the initial policy, or the one before this step"
-    )
-    mask_truncated: bool = Field(False, description="never train on truncated responses")
-
-
-class Evaluate(Table):
-    """Held-out evaluation, before training and every `every` steps."""
-
-    every: int = Field(0, ge=0, description="steps between evaluations; 0 only before and after")
-    name: str = "heldout"
-    source: str = ""
-    split: str = "test"
-    columns: dict[str, str] = {}
-    options: JsonObject = {}
-    limit: int = Field(256, gt=0, description="prompts")
-    samples: int = Field(4, gt=0, description="k of avg@k")
-    temperature: float = Field(1.0, ge=0)
-    kl_prompts: int = Field(32, ge=0, description="held-out prompts for the KL to the reference policy; 0 turns it off")
-
-
-class Distributed(Table):
-    """How several processes share the work; one process takes no notice."""
-
-    strategy: Literal["replicated", "fsdp"] = Field("replicated", description="a whole model per rank, or sharded")
-    cpu_offload: bool = Field(False, description="fsdp: parameters and optimiser state in CPU memory")
-
-
-class Checkpoint(Table):
-    """When checkpoints are written and how many are kept."""
-
-    every: int = Field(50, ge=0, description="steps between checkpoints; 0 only at the end")
-    keep: int = Field(2, gt=0)
-
-
-class Alarms(Table):
-    """When a run stops itself."""
-
-    empty_steps: int = Field(20, ge=0, description="consecutive steps with nothing kept; 0: never")
-    nonfinite_steps: int = Field(3, ge=0, description="consecutive steps with NaN or infinity; 0: never")
-    engine_mismatch: float = Field(0.5, ge=0, description="mean |log-prob difference| in nats; 0: never")
-
-
-class Axes(Table):
-    """Axes of the algorithm that are replaced by name; see `sieverl algorithms`."""
-
-    shape: Literal["signed", "zero_one", "overlong"] | None = None
-    aggregate: Literal["sequence_mean", "token_mean", "constant_length"] | None = None
-    denominator: Literal["sampled", "kept"] | None = None
-    clip_low: float | None = None
-    clip_high: float | None = None
-    dual_clip: float | None = None
-    kl: Literal["k1", "k2", "k3"] | None = None
-    kl_coefficient: float | None = None
-    kl_limit: float | None = None
-    kl_in_reward: float | None = None
-    entropy_coefficient: float | None = None
-    penalty_denominator: Literal["kept", "sampled"] | None = None
 
 
 class Recipe(Table):

@@ -1,0 +1,18 @@
+"""The recipe: everything that a run depends on."""
+
+from sieverl.recipe.recipe import RENAMED, Overrides, Recipe, build, keys, load, to_toml
+from sieverl.recipe.tables import Data, Evaluate, Rollout, Train
+
+__all__ = [
+    "RENAMED",
+    "Data",
+    "Evaluate",
+    "Overrides",
+    "Recipe",
+    "Rollout",
+    "Train",
+    "build",
+    "keys",
+    "load",
+    "to_toml",
+]

@@ -1,0 +1,94 @@
+"""What a recipe asks for, checked before anything loads: do algorithm, engine, verifier and sizes fit together?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sieverl.algorithms.algorithm import Algorithm
+from sieverl.algorithms.axes import inapplicable, with_axes
+from sieverl.algorithms.describe import describe
+from sieverl.algorithms.named import get_algorithm
+from sieverl.algorithms.trial import try_out
+from sieverl.engines.registry import ENGINES
+from sieverl.errors import DataError, UsageError
+from sieverl.recipe import Recipe
+from sieverl.types import Prompt
+from sieverl.verify import Pool, check_gold, is_graded
+
+ROUNDING = 0.01  # nats between two arithmetics in bfloat16, in the mean over a response
+
+
+def chosen_algorithm(recipe: Recipe) -> Algorithm:
+    """The recipe's algorithm with its [axes], checked against the recipe's sizes and tried on a toy batch."""
+    algorithm = with_axes(get_algorithm(recipe.algorithm), recipe.chosen_axes)
+    if "group" in algorithm.needs and recipe.rollout.samples < 2:
+        raise UsageError(
+            f"{recipe.algorithm} compares the responses of a prompt, and rollout.samples = {recipe.rollout.samples} "
+            "gives groups of one; use rollout.samples = 2 or more"
+        )
+    if recipe.train.mask_truncated and algorithm.aggregate.unit == "pair":
+        raise UsageError(
+            f"train.mask_truncated would leave {recipe.algorithm} half pairs; raise rollout.max_tokens instead"
+        )
+    clips = [clip for name in ("low", "high") if (clip := getattr(algorithm.objective, name, None)) is not None]
+    if recipe.train.old == "engine" and not on_policy(recipe) and clips and min(clips) < ROUNDING:
+        raise UsageError(
+            f"{recipe.algorithm} clips the ratio at {min(clips):g}, and train.old = 'engine' would take it to an "
+            f"engine whose log-probs are up to {ROUNDING} off by rounding alone; use train.old = 'learner'"
+        )
+    if recipe.distributed.strategy == "fsdp" and not ENGINES[recipe.rollout.engine].sharded:
+        raise UsageError(
+            f'rollout.engine = {recipe.rollout.engine!r} does not support distributed.strategy = "fsdp"; use "torch"'
+        )
+    if recipe.rollout.stop and not ENGINES[recipe.rollout.engine].stop_strings:
+        raise UsageError(f'rollout.engine = {recipe.rollout.engine!r} does not support rollout.stop; use "torch"')
+    try_out(algorithm, recipe.algorithm)
+    return algorithm
+
+
+def on_policy(recipe: Recipe) -> bool:
+    """Whether the engine's log-probs are the learner's own, so that they need no importance sampling."""
+    return ENGINES[recipe.rollout.engine].on_policy(recipe.dtype)
+
+
+def left_out(recipe: Recipe, algorithm: Algorithm) -> str:
+    """The axes of the recipe that its algorithm has no use for, in one line; empty where there are none."""
+    axes = [f"axes.{axis}" for axis in inapplicable(algorithm, recipe.chosen_axes)]
+    does, is_ = ("does", "is") if len(axes) == 1 else ("do", "are")
+    which = f"{recipe.algorithm} ({describe(algorithm.objective)})"
+    return f"{', '.join(axes)} {does} not apply to {which} and {is_} left out" if axes else ""
+
+
+def check_verifier(recipe: Recipe) -> None:
+    """Options that the verifier does not have, and a user's file that is not there, are refused before all else.
+
+    Its workers open the file only for a response that is not truncated.
+    """
+    is_graded(recipe.verify.spec)
+    name = recipe.verify.name
+    source = name.rpartition(":")[0]
+    if source.endswith(".py") and not Path(source).expanduser().is_file():
+        raise UsageError(f"verify.name is {name!r}, and {source} is not a file; write FILE.py:NAME")
+
+
+def build_pool(recipe: Recipe, prompts: Sequence[Prompt]) -> Pool:
+    """The verifier's workers, once the gold answers of a sample of the prompts verify: else rewards mean nothing."""
+    limits = recipe.verify
+    pool = Pool(limits.spec, limits.workers, limits.timeout_s, limits.memory_mb)
+    wanted = recipe.data.check_gold
+    chosen = prompts[:: max(1, len(prompts) // wanted)][:wanted] if wanted else []
+    try:
+        failures = check_gold(pool, limits.spec, [p.row for p in chosen])
+    except BaseException:
+        pool.close()
+        raise
+    if failures:
+        pool.close()
+        row, verdict = failures[0]
+        raise DataError(
+            f"{len(failures)} of {len(chosen)} gold answers do not verify with the verifier {limits.name!r}: the first "
+            f"is {str(row.get('answer'))[:80]!r} ({verdict.status.value}); choose a verifier or options that accept it "
+            "(docs/verifiers.md), clean the data, or set data.check_gold = 0"
+        )
+    return pool

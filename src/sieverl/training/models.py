@@ -1,0 +1,89 @@
+"""The models of a run and the learner that trains them: policy, reference policy, critic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from sieverl.algorithms.algorithm import Algorithm
+from sieverl.assets import BASE
+from sieverl.distributed.world import World
+from sieverl.errors import UsageError
+from sieverl.learner.critic import ValueModel
+from sieverl.learner.learner import Learner
+from sieverl.model import families
+from sieverl.model.files import check_ids
+from sieverl.model.load import choose_device, load_model, load_policy
+from sieverl.model.policy import Policy
+from sieverl.recipe import Recipe
+from sieverl.training.checks import on_policy
+from sieverl.training.prompts import TrainingData
+from sieverl.types import Tokenizer
+
+
+def build_policy(recipe: Recipe, tokenizer: Tokenizer, data: TrainingData, found: Path | None) -> Policy:
+    """The policy of the recipe, or of the checkpoint `found`, that takes every prompt of the data."""
+    path, lora = recipe.model.path or str(BASE), recipe.model.lora if recipe.model.lora.rank else None
+    device = choose_device(recipe.model.device)
+    policy = load_policy(path, tokenizer, recipe.dtype, device, recipe.model.attention, lora, recipe.seed, found)
+    limit, why = families.longest(policy.causal.config)
+    longest = max(map(len, data.train_tokens))
+    if limit and longest + recipe.rollout.max_tokens > limit:
+        raise UsageError(
+            f"the longest prompt has {longest} tokens and rollout.max_tokens = {recipe.rollout.max_tokens}: together "
+            f"{longest + recipe.rollout.max_tokens}, but the model takes {limit} ({why}); lower rollout.max_tokens or "
+            "data.max_prompt_tokens"
+        )
+    check_ids(policy.causal, tokenizer, data.train_tokens)
+    return policy
+
+
+def shard(recipe: Recipe, policy: Policy, world: World) -> None:
+    """Shard the policy over the ranks where the recipe says so; one process has nothing to shard with."""
+    if recipe.distributed.strategy == "fsdp" and world.size > 1:
+        policy.shard(world.size, recipe.distributed.cpu_offload)
+
+
+def initial_policy(recipe: Recipe, policy: Policy, world: World) -> Callable[[], Policy]:
+    """A function that gives the reference policy, loaded when it is first asked for."""
+
+    @cache
+    def reference() -> Policy:
+        if recipe.model.lora.rank:
+            return replace(policy, adapters=False)
+        model = load_model(recipe.model.path or str(BASE), recipe.dtype, str(policy.device))
+        initial = Policy(model.requires_grad_(False), policy.tokenizer, policy.compute)
+        shard(recipe, initial, world)
+        return initial
+
+    return reference
+
+
+def build_learner(
+    recipe: Recipe, algorithm: Algorithm, policy: Policy, reference: Callable[[], Policy], world: World
+) -> Learner:
+    """The learner, with a critic where the algorithm asks for one."""
+    critic = None
+    if algorithm.critic is not None:
+        torch.manual_seed(recipe.seed)
+        body = None
+        if not algorithm.critic.shared:
+            model = load_model(recipe.model.path or str(BASE), recipe.dtype, str(policy.device))
+            body = Policy(model, policy.tokenizer, policy.compute)
+            shard(recipe, body, world)
+        critic = ValueModel(algorithm.critic, policy, body)
+    return Learner(
+        policy,
+        algorithm,
+        recipe.train,
+        temperature=recipe.rollout.temperature,
+        total_updates=recipe.steps * recipe.train.minibatches * recipe.train.epochs,
+        off_policy_engine=not on_policy(recipe),
+        reference=reference,
+        critic=critic,
+        world=world,
+    )
