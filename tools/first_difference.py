@@ -9,7 +9,6 @@ sampled token flips: this says when.
 from __future__ import annotations
 
 import sys
-from os.path import commonprefix
 from pathlib import Path
 
 from sieverl.run_dir.metrics import MetricsLog
@@ -22,9 +21,15 @@ def first_difference(one: Path, other: Path) -> tuple[RolloutRow, RolloutRow, in
     while (rows := read_rollouts(one, step)) and (others := read_rollouts(other, step)):
         for mine, theirs in zip(rows, others, strict=False):
             if mine.response != theirs.response:
-                return mine, theirs, len(commonprefix([mine.response, theirs.response]))
+                return mine, theirs, _shared(mine.response, theirs.response)
         step += 1
     return None
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def describe(one: Path, other: Path) -> str:
