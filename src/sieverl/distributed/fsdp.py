@@ -6,14 +6,15 @@ ranks, not averaged: the loss has its one division already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MethodType
 from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -29,18 +30,40 @@ Result = TypeVar("Result")
 T = TypeVar("T", bound=Tensor)
 
 
-def shard(model: torch.nn.Module, blocks: Iterable[str], ranks: int, bfloat16: bool, cpu_offload: bool) -> None:
-    """Shard `model` over `ranks` ranks: each module whose class is named in `blocks`, then the rest.
+@dataclass(frozen=True)
+class Sharding:
+    """How a model is spread over `ranks` ranks.
+
+    Groups of `group` ranks hold a whole model between them (HSDP: a group for each machine, so that weights are gathered
+    within it and only gradients cross the machines); 0 is one group of all. With `cpu_offload` the parts lie in CPU
+    memory while a GPU computes.
+    """
+
+    ranks: int
+    group: int = 0
+    cpu_offload: bool = False
+
+    def mesh(self, device: str) -> DeviceMesh:
+        """The ranks in a line, or in rows of a group each."""
+        group = self.group or self.ranks
+        if group == self.ranks:
+            return init_device_mesh(device, (self.ranks,))
+        return init_device_mesh(device, (self.ranks // group, group), mesh_dim_names=("replicate", "shard"))
+
+    def offload(self) -> OffloadPolicy:
+        """Where the parts lie."""
+        return CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if self.cpu_offload else OffloadPolicy()
+
+
+def shard(model: torch.nn.Module, blocks: Collection[str], sharding: Sharding, bfloat16: bool) -> None:
+    """Shard `model`: each module whose class is named in `blocks`, then the rest.
 
     Parameters stay in their dtype; with `bfloat16` they are gathered in bfloat16 and gradients are summed in float32.
     Every rank must call this, and from then on every forward and backward.
     """
-    device = next(model.parameters()).device
-    names = frozenset(blocks)
     mixed = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bfloat16 else MixedPrecisionPolicy()
-    mesh = init_device_mesh(device.type, (ranks,))
-    offload = CPUOffloadPolicy() if cpu_offload else OffloadPolicy()
-    for module in [m for m in model.modules() if type(m).__name__ in names]:
+    mesh, offload = sharding.mesh(next(model.parameters()).device.type), sharding.offload()
+    for module in [m for m in model.modules() if type(m).__name__ in blocks]:
         fully_shard(module, mesh=mesh, mp_policy=mixed, offload_policy=offload)
     fully_shard(model, mesh=mesh, mp_policy=mixed, offload_policy=offload)
     for part in sharded_modules(model):

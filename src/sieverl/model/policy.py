@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache
 from sieverl.distributed import fsdp
 from sieverl.errors import UsageError
 from sieverl.model import attention, families, norm
+from sieverl.model.blocks import block_names, recompute
 from sieverl.model.logprobs import TokenLogp, finish_logits
 from sieverl.model.packed import Layout, Response, layout
 from sieverl.model.types import CausalModel, as_module, has_adapters
@@ -42,11 +43,14 @@ class Policy:
     compute: torch.dtype = torch.float32
     adapters: bool = True  # False: the base model without its LoRA adapters, which is their reference policy
     sharded: bool = False  # each rank holds a part of the weights (FSDP2)
+    activation_checkpointing: bool = False  # the backward computes each decoder block a second time
 
     def __post_init__(self) -> None:
         self.causal = self.model.get_base_model() if has_adapters(self.model) else self.model
         self.own_attention = attention.use(self.causal)
         norm.use(self.causal)
+        if self.activation_checkpointing and not self.sharded:
+            recompute(self.causal, self.in_compute_dtype)
         base = self.causal.base_model
         # Llama 4 has another base_model_prefix than its decoder's name
         self.decoder = base if base is not self.causal else base.get_submodule("model")
@@ -73,7 +77,7 @@ class Policy:
         """All parameters by name, as they are now (no copies)."""
         return {name: p.detach() for name, p in self.model.named_parameters()}
 
-    def shard(self, ranks: int, cpu_offload: bool = False) -> None:
+    def shard(self, sharding: fsdp.Sharding) -> None:
         """Keep a part of the weights on each of the ranks from now on; every rank must call this."""
         kept = getattr(self.causal, "_keep_in_fp32_modules_strict", None)
         if kept and self.compute == torch.bfloat16:
@@ -81,8 +85,7 @@ class Policy:
                 f"{type(self.causal).__name__} computes {', '.join(kept)} in float32, which is not supported with "
                 "distributed.strategy = 'fsdp' and dtype = 'bfloat16'; use dtype = 'float32'"
             )
-        blocks = getattr(self.causal, "_no_split_modules", None) or ()
-        fsdp.shard(as_module(self.causal), blocks, ranks, self.compute == torch.bfloat16, cpu_offload)
+        fsdp.shard(as_module(self.causal), block_names(self.causal), sharding, self.compute == torch.bfloat16)
         self.sharded = True
 
     def with_weights(self, function: Callable[[], Result]) -> Result:
@@ -103,12 +106,15 @@ class Policy:
         return replace(self, model=deepcopy(self.model, memo))
 
     @contextlib.contextmanager
-    def in_compute_dtype(self) -> Iterator[None]:
-        """Meanwhile modules hold copies of their weights in `compute`, through which gradients reach the weights."""
+    def in_compute_dtype(self, part: str = "") -> Iterator[None]:
+        """Meanwhile modules hold copies of their weights in `compute`, through which gradients reach the weights.
+
+        `part` is the path of the only module whose weights are needed; empty: all of them.
+        """
         slots: list[tuple[dict[str, Any], str, Tensor]] = []  # a module's table of tensors, a name in it, the tensor
         if self.compute == torch.bfloat16 and not self.sharded:  # sharded weights are gathered in it
             copies: dict[int, Tensor] = {}
-            for path, module in self.causal.named_modules():
+            for path, module in as_module(self.causal).get_submodule(part).named_modules(prefix=part):
                 for name, p in module._parameters.items():
                     if p is not None and not self._stays_float32(f"{path}.{name}"):
                         slots.append((module._parameters, name, p))

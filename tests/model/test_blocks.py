@@ -1,0 +1,84 @@
+"""Activation checkpointing: the same gradients to the bit, fewer bytes kept for the backward."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from families import make
+from toys import group
+
+from sieverl.errors import UsageError
+from sieverl.model.blocks import block_names, recompute
+from sieverl.model.load import new_adapters
+from sieverl.model.packed import layout
+from sieverl.model.policy import Policy
+
+# caches shared by layers, latent attention, experts, states, blocks of several kinds
+FAMILIES = ("gemma3n", "gemma4", "deepseek_v3", "gpt_oss", "phimoe", "qwen3_next", "granitemoehybrid", "mamba2", "zamba2",
+            "jamba", "longcat_flash", "gpt2", "bloom", "llama tied")  # fmt: skip
+
+
+def backward(policy: Policy) -> tuple[list[torch.Tensor | None], int]:
+    """The gradients of a packed micro-batch, and the bytes that its forward keeps beside the weights."""
+    kept: dict[int, int] = {}
+    weights = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        if x.untyped_storage().data_ptr() not in weights:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    packed = layout(group(), policy.device)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        logp_T, entropy_T = policy.logp(policy.response_hidden(packed), packed.target_T, 1.0, True)
+    (logp_T.sum() + 0.1 * entropy_T.sum()).backward()
+    return [p.grad for p in policy.parameters.values()], sum(kept.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_gradients_are_the_same_bits_and_less_is_kept(random_model, dtype):
+    model = random_model() if dtype != torch.float64 else random_model().double()
+    plain, bytes_kept = backward(Policy(model, None, dtype))
+    model.zero_grad()
+    again, fewer = backward(Policy(model, None, dtype, activation_checkpointing=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    assert fewer < bytes_kept / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families(family):
+    model = make(family)
+    if not block_names(model):
+        with pytest.raises(UsageError, match="names no decoder blocks"):
+            Policy(model, None, activation_checkpointing=True)
+        return
+    plain, bytes_kept = backward(Policy(model, None))
+    model.zero_grad()
+    again, fewer = backward(Policy(model, None, activation_checkpointing=True))
+    for a, b in zip(plain, again, strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
+    assert fewer < bytes_kept
+
+
+def test_adapters_and_replicas(random_model):
+    """LoRA; and a replica for another thread computes its own blocks again, not those of the first."""
+    model = new_adapters(random_model(), 2, 16.0, "all-linear")
+    policy = Policy(model, None, torch.bfloat16)
+    plain, _ = backward(policy)
+    model.zero_grad()
+    replica = replace(policy, activation_checkpointing=True).replica()
+    again, _ = backward(replica)
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_without_gradients_a_block_is_computed_once(random_model):
+    model = random_model()
+    counted = []
+    recompute(model, lambda path: counted.append(path))  # type: ignore[arg-type,return-value,func-returns-value]
+    with torch.no_grad():
+        model(torch.arange(3, 9)[None])
+    assert not counted
