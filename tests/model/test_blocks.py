@@ -16,8 +16,8 @@ from sieverl.model.packed import layout
 from sieverl.model.policy import Policy
 
 # caches shared by layers, latent attention, experts, states, blocks of several kinds
-FAMILIES = ("gemma3n", "gemma4", "deepseek_v3", "gpt_oss", "phimoe", "qwen3_next", "granitemoehybrid", "mamba2", "zamba2",
-            "jamba", "longcat_flash", "gpt2", "bloom", "llama tied")  # fmt: skip
+FAMILIES = ("gemma3n", "gemma4", "deepseek_v3", "gpt_oss", "phimoe", "qwen3_next", "granitemoehybrid",
+            "longcat_flash", "gpt2", "bloom", "llama tied")  # fmt: skip
 
 
 def backward(policy: Policy) -> tuple[list[torch.Tensor | None], int]:

@@ -34,9 +34,9 @@ T = TypeVar("T", bound=Tensor)
 class Sharding:
     """How a model is spread over `ranks` ranks.
 
-    Groups of `group` ranks hold a whole model between them (HSDP: a group for each machine, so that weights are gathered
-    within it and only gradients cross the machines); 0 is one group of all. With `cpu_offload` the parts lie in CPU
-    memory while a GPU computes.
+    Groups of `group` ranks hold a whole model between them (HSDP: a group for each machine, so that weights are
+    gathered within it and only gradients cross the machines); 0 is one group of all. With `cpu_offload` the parts lie
+    in CPU memory while a GPU computes.
     """
 
     ranks: int
@@ -127,4 +127,6 @@ def whole(tensor: Tensor) -> Tensor:
 
 def part_like(tensor: Tensor, like: Tensor) -> Tensor:
     """This rank's part of a whole tensor, sharded as `like` is; the tensor itself where `like` is not."""
-    return distribute_tensor(tensor, like.device_mesh, like.placements) if isinstance(like, DTensor) else tensor
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)  # each rank has the whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from types import MethodType
 
 import torch
@@ -42,7 +43,12 @@ def _forward(path: str, context: Callable[[str], Context]) -> Callable[..., obje
         once = MethodType(type(self).forward, self)
         if not torch.is_grad_enabled():
             return once(*args, **kwargs)
-        again = {"use_reentrant": False, "preserve_rng_state": False}  # dropout is off
-        return checkpoint(once, *args, context_fn=lambda: (contextlib.nullcontext(), context(path)), **again, **kwargs)
+        return checkpoint(
+            partial(once, **kwargs),
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=False,  # dropout is off
+            context_fn=lambda: (contextlib.nullcontext(), context(path)),
+        )
 
     return forward

@@ -108,5 +108,5 @@ def assign_credit(run: Run, batch: Batch) -> Credit:
 def save(run: Run) -> None:
     """A checkpoint of the state after the last step."""
     directory = run.run_dir / "checkpoints"
-    checkpoint.save(directory, run.policy, run.learner, asdict(run.state), run.recipe.checkpoint.keep)
+    checkpoint.save(directory, run.policy, run.learner, asdict(run.state), run.recipe.checkpoint)
     run.world.barrier()

@@ -1,0 +1,44 @@
+"""Start scripts of this folder on several processes, and compare the runs that they made."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT
+from runs import comparable
+
+HERE = ROOT / "tests" / "distributed"
+
+
+def launch(script: str, ranks: int, *arguments: object, fails: bool = False) -> str:
+    """Run a script on `ranks` processes of one thread each; what it wrote to standard error."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    command = [sys.executable, *launcher, str(HERE / script), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280, check=False)
+    assert (done.returncode != 0) == fails, done.stderr[-3000:]
+    return done.stderr
+
+
+def run(folder: Path, ranks: int, steps: int, algorithms: str, *options: str) -> None:
+    """`one_run.py` on `ranks` processes."""
+    launch("one_run.py", ranks, folder, steps, f"algorithms={algorithms}", *options)
+
+
+def same(one: Path, other: Path, relative: float = 1e-9) -> None:
+    """The same responses and rewards, and metrics up to rounding."""
+    files = sorted(path.name for path in (one / "rollouts").iterdir())
+    assert files == sorted(path.name for path in (other / "rollouts").iterdir())
+    for name in files:
+        columns = ["response", "reward", "correct"] + (["kept"] if name.startswith("step") else [])
+        tables = [pq.read_table(folder / "rollouts" / name, columns=columns) for folder in (one, other)]
+        assert tables[0].equals(tables[1]), name
+    rows = comparable(one), comparable(other)
+    assert len(rows[0]) == len(rows[1])
+    for mine, theirs in zip(*rows, strict=True):
+        assert theirs == pytest.approx(mine, rel=relative, abs=relative, nan_ok=False)
