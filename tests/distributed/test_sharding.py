@@ -12,6 +12,8 @@ from sieverl.distributed.world import World
 from sieverl.errors import UsageError
 from sieverl.training.checks import check_world
 
+NOT_EVALUATED = ("evaluate.source=", "evaluate.every=0")
+
 
 def test_ranks_that_make_no_whole_groups_are_refused_with_the_arithmetic(tmp_path: Path) -> None:
     wanted = recipe(tmp_path, distributed__strategy="fsdp", distributed__shard_size=4)
@@ -38,7 +40,7 @@ def test_options_of_sharding_need_sharding(tmp_path: Path, key: str) -> None:
 @pytest.mark.slow
 def test_two_groups_of_two_ranks_that_compute_their_blocks_again(tmp_path: Path) -> None:
     """HSDP and activation checkpointing on four ranks, and a checkpoint in four parts, against one process."""
-    options = ("train.minibatches=2", "evaluate.source=", "evaluate.every=0")
+    options = ("train.minibatches=2", *NOT_EVALUATED)
     shared = ("distributed.strategy=fsdp", "distributed.shard_size=2", "distributed.activation_checkpointing=true")
     run(tmp_path / "one", 1, 3, "reinforce_rej", *options)
     run(tmp_path / "four", 4, 2, "reinforce_rej", *options, *shared, "checkpoint.format=sharded")
@@ -50,8 +52,8 @@ def test_two_groups_of_two_ranks_that_compute_their_blocks_again(tmp_path: Path)
 @pytest.mark.parametrize("reference", ["initial", "last"])
 def test_adapters_with_a_penalty_to_the_reference_policy(tmp_path: Path, reference: str) -> None:
     """LoRA under FSDP2, with a checkpoint in parts that is resumed; float32, since adapters know no float64."""
-    options = ("dtype=float32", "evaluate.source=", "evaluate.every=0", "model.lora.rank=2", "axes.kl_coefficient=0.1")
-    options = (*options, f"train.reference={reference}", "train.minibatches=2")
+    options: tuple[str, ...] = ("dtype=float32", *NOT_EVALUATED, "model.lora.rank=2", "axes.kl_coefficient=0.1")
+    options += ("train.minibatches=2", f"train.reference={reference}")
     run(tmp_path / "one", 1, 2, "grpo", *options)
     sharded = ("distributed.strategy=fsdp", "checkpoint.format=sharded")
     run(tmp_path / "two", 2, 1, "grpo", *options, *sharded)
