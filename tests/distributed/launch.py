@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +22,16 @@ def launch(script: str, ranks: int, *arguments: object, fails: bool = False) -> 
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     command = [sys.executable, *launcher, str(HERE / script), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280, check=False)
-    assert (done.returncode != 0) == fails, done.stderr[-3000:]
-    return done.stderr
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    try:
+        _, errors = process.communicate(timeout=280)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # the ranks too, where it hangs
+            os.killpg(process.pid, signal.SIGKILL)
+    assert (process.returncode != 0) == fails, errors[-3000:]
+    return errors
 
 
 def run(folder: Path, ranks: int, steps: int, algorithms: str, *options: str) -> None:

@@ -6,7 +6,7 @@ ranks, not averaged: the loss has its one division already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
@@ -55,30 +55,36 @@ class Sharding:
         return CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if self.cpu_offload else OffloadPolicy()
 
 
-def shard(model: torch.nn.Module, blocks: Collection[str], sharding: Sharding, bfloat16: bool) -> None:
-    """Shard `model`: each module whose class is named in `blocks`, then the rest.
+def shard(model: torch.nn.Module, parts: Sequence[torch.nn.Module], sharding: Sharding, bfloat16: bool) -> None:
+    """Shard `model`: each of `parts`, which are gathered one at a time, then the rest, gathered all the while.
 
     Parameters stay in their dtype; with `bfloat16` they are gathered in bfloat16 and gradients are summed in float32.
     Every rank must call this, and from then on every forward and backward.
     """
     mixed = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bfloat16 else MixedPrecisionPolicy()
     mesh, offload = sharding.mesh(next(model.parameters()).device.type), sharding.offload()
-    for module in [m for m in model.modules() if type(m).__name__ in blocks]:
+    for module in (*parts, model):
         fully_shard(module, mesh=mesh, mp_policy=mixed, offload_policy=offload)
-    fully_shard(model, mesh=mesh, mp_policy=mixed, offload_policy=offload)
+        setattr(module, CALL, MethodType(_call, module))
+        register_fsdp_forward_method(module, CALL)
     for part in sharded_modules(model):
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)  # gloo has no other
-    setattr(model, CALL, MethodType(lambda self, function: function(), model))
-    register_fsdp_forward_method(model, CALL)
     with torch.no_grad():  # makes `model` the root of its parts
         call_with_weights(model, lambda: torch.zeros(()))
     reshard(model)
 
 
-def call_with_weights(model: torch.nn.Module, function: Callable[[], Result]) -> Result:
-    """The tensors that `function` returns; inside it the weights of `model` beside its blocks are gathered."""
-    result: Result = getattr(model, CALL)(function)
+def _call(self: torch.nn.Module, function: Callable[[], Result]) -> Result:
+    return function()
+
+
+def call_with_weights(module: torch.nn.Module, function: Callable[[], Result]) -> Result:
+    """The tensors that `function` returns; inside it the weights of `module` beside its parts are gathered.
+
+    A module that is not sharded has its weights anyway.
+    """
+    result: Result = getattr(module, CALL)(function) if isinstance(module, FSDPModule) else function()
     return result
 
 

@@ -85,12 +85,16 @@ class Policy:
                 f"{type(self.causal).__name__} computes {', '.join(kept)} in float32, which is not supported with "
                 "distributed.strategy = 'fsdp' and dtype = 'bfloat16'; use dtype = 'float32'"
             )
-        fsdp.shard(as_module(self.causal), block_names(self.causal), sharding, self.compute == torch.bfloat16)
+        names, embedding = block_names(self.causal), self.causal.get_input_embeddings()
+        parts = [m for m in as_module(self.causal).modules() if type(m).__name__ in names]
+        if embedding.weight is not self.head.weight:  # tied ones are one weight, which is gathered all the while
+            parts += [embedding, self.head]
+        fsdp.shard(as_module(self.causal), parts, sharding, self.compute == torch.bfloat16)
         self.sharded = True
 
     def with_weights(self, function: Callable[[], Result]) -> Result:
         """The tensors that `function` computes with this policy; a sharded one gathers its weights for it."""
-        return fsdp.call_with_weights(as_module(self.causal), function) if self.sharded else function()
+        return fsdp.call_with_weights(as_module(self.causal), function)
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[None]:
@@ -231,7 +235,10 @@ class Policy:
 
     def logp(self, hidden_TD: Tensor, target_T: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
         """Log-probs of `target_T` at `temperature`, [T], in nats, and the entropies, [T] (zeros without `entropy`)."""
-        weight, bias = self.head.weight, getattr(self.head, "bias", None)
         spec = (self.scale / temperature, self.softcap, temperature, entropy)
         hidden_TD = hidden_TD if self.float64 else hidden_TD.to(self.compute)
-        return TokenLogp.apply(hidden_TD, weight, bias, target_T, *spec)
+
+        def compute() -> tuple[Tensor, Tensor]:
+            return TokenLogp.apply(hidden_TD, self.head.weight, getattr(self.head, "bias", None), target_T, *spec)
+
+        return fsdp.call_with_weights(self.head, compute)
