@@ -34,6 +34,9 @@ ABOUT = {
     "scale": "Two processes of one thread each (gloo) against one process of two threads, and against TRL on two "
     "processes: RL steps that keep every response. *100M*: memory of a rank in an update of a model of 100M "
     "parameters, each block computed again in the backward, above what the process had before the model.",
+    "ahead": "Seconds of a step with `rollout.staleness = 1` against 0 on the demo: one process samples and one "
+    "learns, a thread each, at once or in turns. The passes over a batch are chosen so that both halves take about as "
+    "long.",
     "startup": "Wall-clock time of a new process.",
 }
 HEAD = "| What | SieveRL | Peer | Ratio | Unit |\n|-|-:|-:|-:|-|\n"

@@ -25,6 +25,8 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from sieverl.distributed.allocator import give_back_large_tensors
+
 CALL = "call_with_weights"  # the method of a sharded model inside which its weights are there
 Result = TypeVar("Result")
 T = TypeVar("T", bound=Tensor)
@@ -62,7 +64,10 @@ def shard(model: torch.nn.Module, parts: Sequence[torch.nn.Module], sharding: Sh
     Every rank must call this, and from then on every forward and backward.
     """
     mixed = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bfloat16 else MixedPrecisionPolicy()
-    mesh, offload = sharding.mesh(next(model.parameters()).device.type), sharding.offload()
+    device = next(model.parameters()).device.type
+    mesh, offload = sharding.mesh(device), sharding.offload()
+    if device == "cpu":
+        give_back_large_tensors()
     for module in (*parts, model):
         fully_shard(module, mesh=mesh, mp_policy=mixed, offload_policy=offload)
         setattr(module, CALL, MethodType(_call, module))

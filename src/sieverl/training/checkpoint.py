@@ -2,6 +2,7 @@
 
 checkpoints/step-50/   config.json, model.safetensors (or the adapter), tokenizer files
                        training.safetensors   optimiser state (the critic's weights and state too)
+                       queue.safetensors      batches that wait for the learner
                        training.json          step, cursor, counters
                        manifest.json          SHA-256 of every file
 checkpoints/latest  -> step-50
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sieverl.distributed import parts
@@ -32,16 +33,25 @@ from sieverl.recipe import Checkpoint
 from sieverl.run_dir.manifest import PREFIX, digest, load_state, steps
 from sieverl.types import JsonObject
 
+QUEUE = "queue.safetensors"
 STATE = "training.safetensors"  # in one file
 PARTS = "training"  # the folder of a file for each rank
 Writer = Callable[[Path, Policy, Mapping[str, Tensor], bool], None]
 """Writes weights and training state into a folder; all ranks call it, and the first one is told that it is."""
 
 
-def save(directory: Path, policy: Policy, learner: Learner, state: JsonObject, settings: Checkpoint) -> None:
+def save(
+    directory: Path,
+    policy: Policy,
+    learner: Learner,
+    state: JsonObject,
+    settings: Checkpoint,
+    queue: Mapping[str, Tensor],
+) -> None:
     """Write the checkpoint of `state["step"]`, point `latest` at it and delete all but the newest `settings.keep`.
 
-    Every rank must call this; rank 0 puts it in its place once all have written.
+    `queue` has the tensors of batches that wait, the same on every rank. Every rank must call this; rank 0 puts the
+    checkpoint in its place once all have written.
     """
     world, temporary = learner.world, directory / f".{PREFIX}{state['step']}.tmp"
     if world.rank == 0:
@@ -52,6 +62,8 @@ def save(directory: Path, policy: Policy, learner: Learner, state: JsonObject, s
     WRITERS[settings.format](temporary, policy, _tensors(learner), world.rank == 0)
     world.barrier()
     if world.rank == 0:
+        if queue:
+            save_file(dict(queue), temporary / QUEUE)
         _finish(directory, temporary, policy, {**state, "updates": learner.updates}, settings.keep)
 
 
@@ -97,6 +109,11 @@ def restore(path: Path, learner: Learner) -> None:
             targets |= {f"{prefix}.{key}.{name}": tensor for key, tensor in state.items()}
             optimizer.state[parameter] = state
     fill(file, targets)
+
+
+def load_queue(path: Path) -> dict[str, Tensor]:
+    """The tensors of the batches that waited."""
+    return load_file(path / QUEUE) if (path / QUEUE).is_file() else {}
 
 
 # --- the two formats --------------------------------------------------------------------------------
