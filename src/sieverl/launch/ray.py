@@ -53,7 +53,7 @@ class RayLauncher:
             fit = in_background(self.trainer(config, each, storage).fit)
             end = follow(ray, board, fit, watcher, requested)
         if end is None:
-            raise Alarm(self.gave_up(recipe, fit.exception()))
+            raise self.gave_up(recipe, fit.exception())
         if isinstance(end, SieveRLError):
             raise end
         return end
@@ -72,10 +72,13 @@ class RayLauncher:
             run_config=RunConfig(storage_path=storage, failure_config=failures),
         )
 
-    def gave_up(self, recipe: Recipe, error: BaseException | None) -> str:
-        """Why there is no outcome."""
-        return (
-            f"the run failed {self.max_failures + 1} times, and --max-failures is {self.max_failures}; the same "
+    def gave_up(self, recipe: Recipe, error: BaseException | None) -> SieveRLError:
+        """Why there is no outcome: what the ranks failed with at last, or what Ray says of them."""
+        for failure in getattr(error, "worker_failures", {}).values():
+            if isinstance(failure, SieveRLError):
+                return failure
+        return Alarm(
+            f"the run failed more than --max-failures = {self.max_failures} times; once the reason is gone, the same "
             f"command goes on from the last checkpoint in {recipe.run_dir}. The last failure: {error}"
         )
 

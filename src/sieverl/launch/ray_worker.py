@@ -6,7 +6,7 @@ import os
 import tomllib
 from typing import Any
 
-from sieverl.errors import SieveRLError
+from sieverl.errors import EngineError, SieveRLError
 from sieverl.launch.board import Attempt, Silent, Speaker
 from sieverl.launch.work import work
 from sieverl.recipe import build
@@ -17,7 +17,7 @@ def run_rank(config: dict[str, Any]) -> None:
     """`config` has the recipe as TOML, `resume`, `folder` (where the command was started) and `board`, an actor.
 
     An error with a message for people ends the run: it goes to the board, and Ray ends the other ranks, which may wait
-    for this one. Anything else that fails is tried again by Ray from the last checkpoint.
+    for this one. Anything else that fails, an engine too, is tried again by Ray from the last checkpoint.
     """
     import ray
     from ray.train import get_context
@@ -34,6 +34,8 @@ def run_rank(config: dict[str, Any]) -> None:
     try:
         recipe = build(tomllib.loads(config["recipe"]))
         outcome = work(recipe, resume_again(config["resume"], attempt), watcher, watcher.stopping)
+    except EngineError:
+        raise
     except SieveRLError as error:
         ray.get(board.end.remote(error))
         raise
