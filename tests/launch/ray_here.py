@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 
 LIMIT_S = 900  # generous: other programs may share the machine
-QUIET = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 64, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+QUIET = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 64, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1",
+         "RAY_worker_niceness": "0"}  # fmt: skip
 
 
 def environment() -> dict[str, str]:

@@ -32,7 +32,11 @@ def test_one_process_has_nothing_to_check(tmp_path: Path) -> None:
 
 def test_ranks_with_one_directory_go_on_and_leave_nothing_there(tmp_path: Path) -> None:
     assert seen(tmp_path, "runs/a", "runs/a") == ["seen", "seen"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.txt", "1.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.prompts.txt", "0.txt", "1.prompts.txt", "1.txt"]
+    said = [(tmp_path / f"{rank}.prompts.txt").read_text() for rank in (0, 1)]
+    assert said[0] == said[1]
+    assert said[0].startswith("rank 1 (")
+    assert "read other prompts than rank 0" in said[0]
 
 
 @pytest.mark.parametrize("made", [("one",), ("one", "two")], ids=["one there", "both there"])

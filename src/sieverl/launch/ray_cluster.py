@@ -13,6 +13,7 @@ from types import ModuleType
 
 from sieverl.errors import UsageError, first_line
 
+STARTS = 3  # Ray gives a local cluster 30 s to start, which a busy machine may exceed
 DEADLINE_S = 30.0  # to reach a cluster, and for it to have room
 # What Ray reads when it is imported; what the user has set stays.
 ALWAYS = {
@@ -23,8 +24,11 @@ ALWAYS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": f"{DEADLINE_S:.0f}",
 }
-LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # loopback only, what Ray does by itself on macOS and Windows
-CONNECTING = {"RAY_gcs_server_port_wait_time_s": "1", "RAY_BACKEND_LOG_LEVEL": "fatal"}  # one try, which takes 40 s
+LOCAL = {
+    "RAY_worker_niceness": "0",  # ranks are not background work: under torchrun they have it too
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback only, what Ray does by itself on macOS and Windows
+}
+CONNECTING = {"RAY_gcs_server_port_wait_time_s": "1"}  # one try, which takes up to 40 s
 
 
 @contextmanager
@@ -41,11 +45,26 @@ def cluster(address: str | None) -> Iterator[ModuleType]:
         if address:
             connect(ray, address)
         else:
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # of this cluster, gone with it
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            start(ray)
         yield ray
     finally:
         ray.shutdown()
+
+
+def start(ray: ModuleType) -> None:
+    """A local cluster, with a token that is gone with it. Raises a UsageError if Ray does not get it to run."""
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:  # Ray has no class for it
+            ray.shutdown()
+            if not left:
+                raise UsageError(
+                    f"a local Ray cluster did not start: {first_line(error)} Its logs are in the newest session of "
+                    "Ray's temporary folder (/tmp/ray); without Ray, leave --launcher ray out"
+                ) from error
 
 
 def set_up(defaults: Mapping[str, str]) -> None:

@@ -22,7 +22,7 @@ from sieverl.training.checks import build_pool, check_verifier, chosen_algorithm
 from sieverl.training.models import build_learner, build_policy, initial_policy, shard
 from sieverl.training.prompts import Say, prompt_sets, read_data, render_data
 from sieverl.training.resume import Resume, check_same_grades, checkpoint_to_resume, open_run_dir
-from sieverl.training.shared import check_shared
+from sieverl.training.shared import check_same_prompts, check_shared
 from sieverl.training.state import Run, State
 
 
@@ -48,6 +48,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     world = init_distributed()
     check_writable(Path(recipe.run_dir), "the run directory", "--run-dir")
     check_shared(Path(recipe.run_dir), world)
+    check_same_prompts([*data.train, *data.heldout], world)
     found = checkpoint_to_resume(recipe, resume)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)

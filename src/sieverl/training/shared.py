@@ -1,15 +1,18 @@
-"""Whether all ranks of a run write and read the same directory."""
+"""Whether all ranks of a run see the same directory and the same prompts."""
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import tempfile
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
 from sieverl.distributed.world import World
-from sieverl.errors import UsageError
+from sieverl.errors import DataError, UsageError
 from sieverl.files import existing_parent
+from sieverl.types import Prompt
 
 
 def check_shared(run_dir: Path, world: World) -> None:
@@ -33,4 +36,18 @@ def check_shared(run_dir: Path, world: World) -> None:
         raise UsageError(
             f"{', '.join(blind)} does not see the run directory of rank 0 ({seen[0][0]}: {seen[0][1]}); all ranks need "
             "the same one: put it on storage that all machines share, and give it with --run-dir /SHARED/DIR"
+        )
+
+
+def check_same_prompts(prompts: Iterable[Prompt], world: World) -> None:
+    """Raises a DataError on every rank if one has read other prompts than rank 0: a file of its own, or a random one."""
+    digest = hashlib.sha256()
+    if world.size > 1:
+        for prompt in prompts:
+            digest.update(f"{prompt.id}\0{prompt.text}\0{prompt.messages}\0".encode())
+    read = world.all_gather((socket.gethostname(), digest.hexdigest()))
+    if others := [f"rank {rank} ({host})" for rank, (host, found) in enumerate(read) if found != read[0][1]]:
+        raise DataError(
+            f"{', '.join(others)} read other prompts than rank 0 ({read[0][0]}); give all machines the same data.source, "
+            "and a function of yours that makes prompts a fixed seed"
         )
