@@ -57,7 +57,7 @@ def work(recipe: Recipe, resume: Resume, watcher: Watcher, stopping: StopRequest
     graded = run.declared_graded is not False
     watcher.started(Start(run.state.step, bool(run.metrics.rows()), graded))
     stopped = None
-    with run.pool:
+    with run:
         try:
             train(run, watcher.row, stopping)
         except Preempted as request:

@@ -40,7 +40,7 @@ def check_shared(run_dir: Path, world: World) -> None:
 
 
 def check_same_prompts(prompts: Iterable[Prompt], world: World) -> None:
-    """Raises a DataError on every rank if one has read other prompts than rank 0: a file of its own, or a random one."""
+    """Raises a DataError on every rank if one has read other prompts than rank 0, such as a file of its own."""
     digest = hashlib.sha256()
     if world.size > 1:
         for prompt in prompts:
@@ -48,6 +48,5 @@ def check_same_prompts(prompts: Iterable[Prompt], world: World) -> None:
     read = world.all_gather((socket.gethostname(), digest.hexdigest()))
     if others := [f"rank {rank} ({host})" for rank, (host, found) in enumerate(read) if found != read[0][1]]:
         raise DataError(
-            f"{', '.join(others)} read other prompts than rank 0 ({read[0][0]}); give all machines the same data.source, "
-            "and a function of yours that makes prompts a fixed seed"
+            f"{', '.join(others)} read other prompts than rank 0 ({read[0][0]}); give all machines the same data.source"
         )
