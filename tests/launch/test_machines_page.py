@@ -29,7 +29,7 @@ COMMAND = re.compile(r"^    (?:[A-Z_]+=\S+ )*\.venv/bin/(.+)$", re.MULTILINE)
 
 def commands(program: str) -> list[list[str]]:
     """The arguments of every command of the page that starts with `program`."""
-    found = [shlex.split(line) for line in COMMAND.findall(PAGE.read_text())]
+    found = [shlex.split(line) for line in COMMAND.findall(PAGE.read_text().replace("\\\n      ", ""))]
     return [arguments[1:] for arguments in found if arguments[0] == program]
 
 
@@ -129,7 +129,7 @@ def printed(text: str) -> list[list[str]]:
 def test_a_step_prints_what_the_page_says(tmp_path: Path, program: str, where: str) -> None:
     if where == "ray":
         pytest.importorskip("ray.train", reason="pip install 'sieverl[ray]'")
-    page = PAGE.read_text()
+    page = PAGE.read_text().replace("\\\n      ", "")
     (tmp_path / "sums.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
     (arguments,) = [found for found in commands(program) if f"runs/{where}" in found]
     module = {"sieverl": "sieverl", "torchrun": "torch.distributed.run"}[program]
