@@ -75,8 +75,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def two_nodes(folder: Path) -> Iterator[str]:
-    """A Ray cluster of two nodes with a CPU each; its address."""
+def two_nodes(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A Ray cluster of two nodes with a CPU each: its address and the processes that started them."""
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
     port = free_port()
     address = f"127.0.0.1:{port}"
@@ -90,7 +90,7 @@ def two_nodes(folder: Path) -> Iterator[str]:
         node = [*ray, f"--address={address}", "--min-worker-port=0", "--max-worker-port=0"]
         with started(node, folder / "node.log") as second:
             wait_until(lambda: "runtime started" in (folder / "node.log").read_text(), second, folder / "node.log")
-            yield address
+            yield address, [first, second]
 
 
 def short_folder(folder: Path) -> Path:
@@ -103,7 +103,10 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def ranks() -> list[int]:
-    """The processes of Ray Train's ranks on this machine."""
-    processes = psutil.process_iter(["pid", "cmdline"])
-    return [p.info["pid"] for p in processes if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+def ranks(*started: subprocess.Popen[bytes]) -> list[int]:
+    """The processes of Ray Train's ranks among what these processes started."""
+    found = []
+    for child in [child for process in started for child in children(process.pid)]:
+        with suppress(psutil.NoSuchProcess):
+            found += [child.pid] if "RayTrainWorker" in "".join(child.cmdline()) else []
+    return found

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import tomli_w
-from ray_here import LIMIT_S, ranks, run_to_end, short_folder, sieverl, started, two_nodes, wait_until
+from ray_here import LIMIT_S, children, ranks, run_to_end, short_folder, sieverl, started, two_nodes, wait_until
 from runs import comparable, recipe, run_it, same_run
 
 from sieverl.run_dir import manifest
@@ -32,12 +34,20 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+Nodes = tuple[str, list[subprocess.Popen[bytes]]]
+
+
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     folder = tmp_path_factory.mktemp("nodes")
     with two_nodes(folder) as found:
         yield found
     shutil.rmtree(short_folder(folder), ignore_errors=True)
+
+
+@pytest.fixture
+def address(nodes: Nodes) -> str:
+    return nodes[0]
 
 
 def write_recipe(folder: Path, **changes: object) -> str:
@@ -59,27 +69,28 @@ def test_a_local_cluster_is_started_stopped_by_a_signal_and_gives_the_run_of_one
     log = tmp_path / "first.log"
     with started(command, log) as process:
         wait_until(lambda: manifest.steps(tmp_path / "run" / "checkpoints"), process, log)
+        family = children(process.pid)
+        assert ranks(process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT_S) == 75, log.read_text()
     assert "saved; the same command resumes" in log.read_text()
-    assert not ranks()
+    assert not psutil.wait_procs(family, timeout=30)[1], "Ray is gone with the command"
     code, output = run_to_end(command, tmp_path)
     assert code == 0, output
     assert "resuming" in output
     assert f"{STEPS}/{STEPS}" in output, "the table of the first rank comes to this terminal"
     assert "run directory: run" in output
     same_run(alone, tmp_path / "run")
-    assert not ranks()
 
 
 def test_on_two_nodes_a_killed_rank_lets_all_go_on_from_the_last_checkpoint(
-    alone: Path, address: str, tmp_path: Path
+    alone: Path, nodes: Nodes, tmp_path: Path
 ) -> None:
-    log = tmp_path / "killed.log"
+    log, (address, processes) = tmp_path / "killed.log", nodes
     with started(train(write_recipe(tmp_path), "--address", address), log) as process:
         wait_until(lambda: 2 in manifest.steps(tmp_path / "run" / "checkpoints"), process, log)
         assert manifest.steps(tmp_path / "run" / "checkpoints")[-1] < STEPS
-        both = ranks()
+        both = ranks(*processes)
         assert len(both) == 2
         os.kill(both[-1], signal.SIGKILL)
         assert process.wait(LIMIT_S) == 0, log.read_text()
