@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch import run, same
-from runs import comparable
+from launch import run
+from runs import comparable, same_run
 from safetensors.torch import load_file
 
 
@@ -24,7 +24,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_of_one_process_resumes_sharded(alone: Path, tmp_path: Path) -> None:
     run(tmp_path, 1, 1, "reinforce_rej", "train.minibatches=2")
     run(tmp_path, 2, 3, "reinforce_rej", "train.minibatches=2", "distributed.strategy=fsdp")
-    same(alone / "reinforce_rej", tmp_path / "reinforce_rej")
+    same_run(alone / "reinforce_rej", tmp_path / "reinforce_rej")
 
 
 @pytest.mark.slow
@@ -35,7 +35,7 @@ def test_resampling_critics_and_pairs(tmp_path: Path, strategy: str) -> None:
     run(tmp_path / "one", 1, 4, names, "train.minibatches=2")
     run(tmp_path / "two", 2, 4, names, "train.minibatches=2", f"distributed.strategy={strategy}")
     for name in names.split(","):
-        same(tmp_path / "one" / name, tmp_path / "two" / name)
+        same_run(tmp_path / "one" / name, tmp_path / "two" / name)
 
 
 @pytest.mark.slow
@@ -44,11 +44,11 @@ def test_sampling_ahead_of_training(tmp_path: Path) -> None:
     options = ("rollout.staleness=1", "train.minibatches=2", "train.lr=1e-3")
     run(tmp_path / "one", 1, 4, "grpo", *options)
     run(tmp_path / "two", 2, 4, "grpo", *options, "distributed.strategy=fsdp")
-    same(tmp_path / "one" / "grpo", tmp_path / "two" / "grpo")
+    same_run(tmp_path / "one" / "grpo", tmp_path / "two" / "grpo")
     for step in (3, 4):  # as if it had been killed before; the batch that waited is that of two ranks
         shutil.rmtree(tmp_path / "two" / "grpo" / "checkpoints" / f"step-{step}")
     run(tmp_path / "two", 1, 4, "grpo", *options)
-    same(tmp_path / "one" / "grpo", tmp_path / "two" / "grpo")
+    same_run(tmp_path / "one" / "grpo", tmp_path / "two" / "grpo")
 
 
 @pytest.mark.slow

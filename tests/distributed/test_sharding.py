@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from launch import launch, run, same
+from launch import launch, run
 from runs import comparable, recipe
 
 from sieverl.distributed.world import World
@@ -45,7 +45,7 @@ def test_two_groups_of_two_ranks_that_compute_their_blocks_again(tmp_path: Path)
     run(tmp_path / "one", 1, 3, "reinforce_rej", *options)
     run(tmp_path / "four", 4, 2, "reinforce_rej", *options, *shared, "checkpoint.format=sharded")
     run(tmp_path / "four", 1, 3, "reinforce_rej", *options)
-    same(tmp_path / "one" / "reinforce_rej", tmp_path / "four" / "reinforce_rej")
+    same_run(tmp_path / "one" / "reinforce_rej", tmp_path / "four" / "reinforce_rej")
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_more_ranks_than_work(tmp_path: Path, strategy: str) -> None:
     run(tmp_path / "one", 1, 4, "reinforce_rej,ppo", *options)
     run(tmp_path / "three", 3, 4, "reinforce_rej,ppo", *options, f"distributed.strategy={strategy}")
     for name in ("reinforce_rej", "ppo"):
-        same(tmp_path / "one" / name, tmp_path / "three" / name)
+        same_run(tmp_path / "one" / name, tmp_path / "three" / name)
     kept = [row["select/kept_fraction"] for row in comparable(tmp_path / "three" / "reinforce_rej")[1:]]
     assert 0.0 in kept, "a step with nothing kept on any rank"
 

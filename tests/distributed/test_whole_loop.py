@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch import launch, run, same
+from launch import launch, run
 from runs import newest_step
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -38,7 +38,7 @@ def test_replicated(alone: Path, tmp_path: Path) -> None:
     checkpoint = stop_after_one_step(tmp_path)
     assert (checkpoint / "training.safetensors").is_file()
     launch("stopped.py", 2, tmp_path, 0, "algorithm=reinforce_rej", "steps=3")
-    same(alone, tmp_path / "run")
+    same_run(alone, tmp_path / "run")
 
 
 def test_sharded_with_a_checkpoint_in_parts_that_one_process_goes_on_from(alone: Path, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_sharded_with_a_checkpoint_in_parts_that_one_process_goes_on_from(alone:
     assert parts[1] < 1.1 * parts[0]
     launch("stopped.py", 2, tmp_path, 0, "algorithm=reinforce_rej", "steps=2", *SHARDED)
     launch("stopped.py", 1, tmp_path, 0, "algorithm=reinforce_rej", "steps=3", "checkpoint.format=sharded")
-    same(alone, tmp_path / "run")
+    same_run(alone, tmp_path / "run")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoints" / "step-3", dtype=torch.float64)
     ours = load_file(alone / "checkpoints" / "step-3" / "model.safetensors")
     for name, x in theirs.state_dict().items():
@@ -67,6 +67,6 @@ def test_two_ranks_resume_to_the_bit(tmp_path: Path) -> None:
     for name, ends in (("once", (3,)), ("twice", (2, 3))):
         for steps in ends:
             run(tmp_path / name, 2, steps, "ppo", *SHARDED)
-    same(tmp_path / "once" / "ppo", tmp_path / "twice" / "ppo", relative=0)
+    same_run(tmp_path / "once" / "ppo", tmp_path / "twice" / "ppo", relative=0)
     hashes = [(tmp_path / name / "ppo/checkpoints/step-3/manifest.json").read_text() for name in ("once", "twice")]
     assert json.loads(hashes[0]) == json.loads(hashes[1])

@@ -21,6 +21,7 @@ from sieverl.training.models import build_engine, build_learner, build_policy, i
 from sieverl.training.prompts import Say, prompt_sets, read_data, render_data
 from sieverl.training.resume import Resume, check_same_grades, checkpoint_to_resume, open_run_dir
 from sieverl.training.sampler import Sampler
+from sieverl.training.shared import check_same_prompts, check_shared
 from sieverl.training.state import Run, State
 
 
@@ -46,6 +47,8 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     world = init_distributed()
     check_world(recipe, world)
     check_writable(Path(recipe.run_dir), "the run directory", "--run-dir")
+    check_shared(Path(recipe.run_dir), world)
+    check_same_prompts([*data.train, *data.heldout], world)
     found = checkpoint_to_resume(recipe, resume)
     set_threads(recipe)
     tokenizer = load_tokenizer(recipe.model.path or str(BASE))
