@@ -121,6 +121,7 @@ class Distributed(Table):
 
     strategy: Literal["replicated", "fsdp"] = Field("replicated", description="a whole model per rank, or sharded")
     cpu_offload: bool = Field(False, description="fsdp: parameters and optimiser state in CPU memory")
+    check_memory: bool = Field(True, description="refuse a model too large for the memory before it loads")
 
 
 class Checkpoint(Table):

@@ -19,6 +19,7 @@ from sieverl.rollout.environment import Environment
 from sieverl.run_dir import manifest
 from sieverl.training import checkpoint
 from sieverl.training.checks import build_pool, check_verifier, chosen_algorithm, left_out
+from sieverl.training.memory import check_fits
 from sieverl.training.models import build_learner, build_policy, initial_policy, shard
 from sieverl.training.prompts import Say, prompt_sets, read_data, render_data
 from sieverl.training.resume import Resume, check_same_grades, checkpoint_to_resume, open_run_dir
@@ -46,6 +47,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
         say(line)
     world = init_distributed()
     check_writable(Path(recipe.run_dir), "the run directory", "--run-dir")
+    check_fits(recipe, world)
     found = checkpoint_to_resume(recipe, resume)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
