@@ -46,6 +46,14 @@ class World:
             dist.all_gather_object(out, value)
         return out
 
+    def all_to_all(self, tensor: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """What every rank has for this one, in rank order: `tensor` is cut into `sent` entries for each rank."""
+        if self.size == 1:
+            return tensor
+        out = tensor.new_empty(sum(received))
+        dist.all_to_all_single(out, tensor, list(received), list(sent))
+        return out
+
     def maximum(self, value: int) -> int:
         """The largest value of all ranks."""
         if self.size == 1:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from sieverl.engines.protocol import OnDone, Request, SamplingParams
-from sieverl.errors import UsageError
+from sieverl.errors import EngineError, UsageError
 from sieverl.model import attention
 from sieverl.model.policy import Policy
 from sieverl.types import Rollout
@@ -71,7 +71,7 @@ class TransformersEngine:
                     continue
                 if result is None or result.error is not None:
                     why = result.error if result else manager.background_thread_status.fatal_error
-                    raise UsageError(f"continuous batching stopped: {why}; {INSTEAD}")
+                    raise EngineError(f"continuous batching stopped: {why}; {INSTEAD}")
                 i = int(result.request_id)
                 request, sample = samples[i]
                 tokens, logp = result.generated_tokens, result.logprobs

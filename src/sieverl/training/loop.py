@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 
 from sieverl.engines.noise import derived_seed
 from sieverl.learner.batches import pack
+from sieverl.learner.redistribute import assign_ranks, imbalance, redistribute
 from sieverl.rollout.collect import Batch, collect_rollouts
 from sieverl.run_dir.rollouts import read_verdicts
 from sieverl.training import checkpoint
@@ -19,7 +20,7 @@ from sieverl.training.notes import notes
 from sieverl.training.records import log_rollouts, record, step_metrics
 from sieverl.training.signals import Preempted, stop_requests
 from sieverl.training.state import Run
-from sieverl.types import Credit, Metrics, Note
+from sieverl.types import Credit, Metrics, Note, Rollout
 
 OnRow = Callable[[Metrics, Sequence[Note]], None]
 """Sees, on rank 0, every row of metrics and notes on it in words."""
@@ -58,7 +59,8 @@ def one_step(run: Run) -> Metrics:
     batch = collect(run)
     sampled = time.perf_counter()
     credit = assign_credit(run, batch)
-    batches = pack(batch.responses, credit, batch.rollouts, run.algorithm, recipe.train.minibatches)
+    rollouts, unequal = share(run, batch, credit)
+    batches = pack(batch.responses, credit, rollouts, run.algorithm, recipe.train.minibatches)
     scores = run.learner.score(batches, probe=list(batch.rollouts.values())[: recipe.rollout.samples])
     metrics = run.learner.update(batches) | scores
     state.step += 1
@@ -71,6 +73,7 @@ def one_step(run: Run) -> Metrics:
         "step": state.step,
         **step_metrics(run, batch, credit),
         **metrics,
+        "ranks/token_imbalance": unequal,
         "rollout/tokens_per_second": tokens / (sampled - started),
         "time/rollout": sampled - started,
         "time/update": ended - sampled,
@@ -103,6 +106,15 @@ def assign_credit(run: Run, batch: Batch) -> Credit:
         whole_R = ~responses.truncated_R
         credit = replace(credit, keep=credit.keep & whole_R, selected=credit.selected & whole_R)
     return credit
+
+
+def share(run: Run, batch: Batch, credit: Credit) -> tuple[dict[int, Rollout], float]:
+    """The responses that this rank computes, by row, and how unequal the ranks' work is: 0.05 is 5% over the mean."""
+    prompts = [run.prompts.prompt_tokens[index] for index in batch.prompt_of_group]
+    lengths, minibatches, world = [len(p) for p in prompts], run.recipe.train.minibatches, run.world
+    rank_R = assign_ranks(batch.responses, credit, run.algorithm, minibatches, lengths, world.size)
+    unequal = imbalance(batch.responses, rank_R, minibatches, lengths, world.size)
+    return redistribute(batch.responses, batch.rollouts, rank_R, prompts, world), unequal
 
 
 def save(run: Run) -> None:
