@@ -100,7 +100,7 @@ def _advice(plan: Plan, best: Choice | None, console: Console) -> None:
         console.print("nothing fits: take more or larger GPUs, or lower rollout.max_tokens", style="yellow")
         return
     options = best.plan.setting.options(plan.setting)
-    if not options:
+    if not options:  # the recipe's own
         console.print(f"fastest that fits: {best.name}, as the recipe is")
         return
     console.print(f"fastest that fits: {best.name} ({duration(best.plan.seconds)} s a step); add to sieverl train:")

@@ -104,7 +104,7 @@ def _ways(plan: Plan) -> Iterator[tuple[str, Setting]]:
     whole = replace(now, strategy="replicated", shard=1, cpu_offload=False)
     layouts = [("replicated", whole)]
     if now.gpus > 1:
-        fsdp = replace(whole, strategy="fsdp", shard=now.shard if now.shard > 1 else now.gpus)
+        fsdp = replace(whole, strategy="fsdp", shard=now.gpus)
         layouts.append(("fsdp", fsdp))
         if not now.lora_rank:  # adapters have little to offload
             layouts.append(("fsdp, CPU offload", replace(fsdp, cpu_offload=True)))
@@ -122,17 +122,25 @@ def _ways(plan: Plan) -> Iterator[tuple[str, Setting]]:
 
 
 def _best(plan: Plan, setting: Setting, tensor_parallel: tuple[int, ...]) -> Plan:
-    """The fastest plan that fits over engines and batch sizes, else the one that needs least.
+    """The fastest plan that fits over engines, shard sizes and batch sizes, else the one that needs least.
 
     Another engine is another program to install, so it is taken only where the recipe's own does not fit.
     """
-    own = _shrunk(replace(plan, setting=setting))
-    if own.fits or setting.quantization:
-        return own
-    splits = [n for n in tensor_parallel if n <= setting.gpus]
-    others = [_shrunk(replace(plan, setting=replace(setting, engine="vllm", tensor_parallel=n))) for n in splits]
-    fitting = [one for one in others if one.fits]
-    return min(fitting, key=lambda one: one.seconds) if fitting else min([own, *others], key=lambda one: one.peak)
+    owns = [_shrunk(replace(plan, setting=one)) for one in _shards(setting, plan.machine.node)]
+    fitting = [one for one in owns if one.fits]
+    if not fitting and not setting.quantization:
+        splits = [replace(setting, engine="vllm", tensor_parallel=n) for n in tensor_parallel if n <= setting.gpus]
+        owns += [_shrunk(replace(plan, setting=one)) for split in splits for one in _shards(split, plan.machine.node)]
+        fitting = [one for one in owns if one.fits]
+    return min(fitting, key=lambda one: one.seconds) if fitting else min(owns, key=lambda one: one.peak)
+
+
+def _shards(setting: Setting, node: int) -> list[Setting]:
+    """A sharded setting over all GPUs, and over parts of them that are replicas of each other (hybrid sharding)."""
+    if setting.strategy != "fsdp":
+        return [setting]
+    sizes = [setting.gpus, *(node * 2**k for k in range(10) if node * 2**k < setting.gpus)]
+    return [replace(setting, shard=size) for size in sizes if setting.gpus % size == 0]
 
 
 def _shrunk(plan: Plan) -> Plan:

@@ -44,11 +44,14 @@ class Setting:
 
     def options(self, before: Setting) -> list[str]:
         """What the command line needs to change `before` into this."""
-        return [f"--{key} {value}" for key, value in self._keys() if (key, value) not in set(before._keys())]
+        known = {"distributed.shard_size": "0"} | dict(before._keys())
+        return [f"--{key} {value}" for key, value in self._keys() if known.get(key) != value]
 
     def _keys(self) -> Iterator[tuple[str, str]]:
         """The keys of the recipe with their values on the command line."""
         yield "distributed.strategy", self.strategy
+        if self.strategy == "fsdp":
+            yield "distributed.shard_size", str(self.shard if self.shard < self.gpus else 0)
         yield "distributed.activation_checkpointing", str(self.activation_checkpointing).lower()
         yield "distributed.cpu_offload", str(self.cpu_offload).lower()
         yield "model.lora.rank", str(self.lora_rank)

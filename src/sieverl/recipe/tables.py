@@ -29,6 +29,7 @@ class Model(Table):
     path: str = Field("", description="Hugging Face directory or Hub id; empty: the model shipped with SieveRL")
     attention: str | None = Field(None, description="attention implementation of transformers; default: its own choice")
     device: str = Field("auto", description="auto, cpu or cuda")
+    quantization: Literal["nf4"] | None = Field(None, description="nf4: frozen weights in 4 bits under LoRA (QLoRA)")
     lora: Lora = Lora()
 
 
