@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import BASE
-from runs import comparable, recipe, run_it
+from runs import NOT_EVALUATED, comparable, recipe, run_it
 
 from sieverl.errors import UsageError
 from sieverl.model.load import load_policy, load_tokenizer
@@ -102,18 +102,19 @@ def test_memory_is_what_the_plan_says_and_only_adapters_are_trained() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_run_samples_from_what_it_trains_and_resumes_to_the_bit(tmp_path: Path, dtype: str) -> None:
+@pytest.mark.timeout(900)
+def test_a_run_samples_from_what_it_trains_and_resumes_to_the_bit(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    settings = {"dtype": dtype, "algorithm": "grpo", "train__lr": 1e-2, "threads": 2, **QLORA}
-    run_it(tmp_path / "whole", **settings)
+    settings = {"dtype": "float32", "algorithm": "reinforce", "train__lr": 1e-2, **NOT_EVALUATED, **QLORA}
+    run_it(tmp_path / "whole", steps=2, **settings)
     rows = MetricsLog(tmp_path / "whole" / "metrics.jsonl").rows()
-    gaps = [row["policy/engine_mismatch"] for row in rows[1:]]
-    assert max(gaps) < (1e-5 if dtype == "float32" else 0.05), "the engine samples from other weights"
-    assert rows[-1]["eval/heldout/kl_ref"] > 1e-4, "the adapters have moved"
-    saved = {file.name for file in (tmp_path / "whole" / "checkpoints" / "step-3").iterdir()}
+    steps = [row for row in rows if "policy/engine_mismatch" in row]
+    assert len(steps) == 2
+    assert max(row["policy/engine_mismatch"] for row in steps) < 1e-5, "the engine samples from other weights"
+    assert all(row["train/grad_norm"] > 0 for row in steps)
+    saved = {file.name for file in (tmp_path / "whole" / "checkpoints" / "step-2").iterdir()}
     assert "adapter_model.safetensors" in saved
     assert "model.safetensors" not in saved
+    run_it(tmp_path / "halves", steps=1, **settings)
     run_it(tmp_path / "halves", steps=2, **settings)
-    run_it(tmp_path / "halves", **settings)
     assert comparable(tmp_path / "halves") == comparable(tmp_path / "whole")

@@ -68,8 +68,9 @@ class _Clock:
         if setting.quantization:  # read packed, written and read again dequantised
             self.weight_bytes *= 2.25
         self.token_bytes = shape.cache(width) / parallel
-        self.flops = 2 * (shape.matrices + shape.embedding) / parallel
-        self.context_flops = 4 * shape.layers * shape.heads * shape.head_size / parallel
+        slower = 1 if setting.dtype == "bfloat16" else 2  # as in `step.py`
+        self.flops = slower * 2 * (shape.matrices + shape.embedding) / parallel
+        self.context_flops = slower * 4 * shape.layers * shape.heads * shape.head_size / parallel
         self.link_bytes = 4 * shape.layers * shape.hidden * width * (parallel > 1)
         own = setting.engine in ("torch", "transformers")  # no CUDA graphs: Python launches every kernel
         self.launch = machine.latency if own else machine.latency / 4
