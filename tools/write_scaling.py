@@ -143,7 +143,7 @@ LARGE = bench_shape("large", 640, 1728, 8, 10, 5, 64)
 
 
 def bench_plan(shape: Shape, dtype: str, prompts: int, tokens: float, limit: int) -> Plan:
-    """The plan of a workload whose update has `tokens` tokens; its prompts have 32 tokens, its lengths are geometric."""
+    """The plan of a workload whose update has `tokens` tokens; prompts have 32 tokens, lengths are geometric."""
     lengths = Lengths((tokens - prompts * 32) / (prompts * 8), 4.6, limit)
     setting = replace(RECIPE, dtype=dtype, micro_batch_tokens=4096)
     return Plan(shape, setting, Work(prompts, 8, 32, lengths), CPU)
@@ -231,8 +231,8 @@ def parts() -> dict[str, str]:
     verl, mean = verl_rows()
     default = next(row for row in verl_rows(tail=3.0)[0] if "generate" in row.what)
     fitted = (
-        f"Mean response length, fitted: {mean:.0f} tokens. With the default tail of 3 instead of 8, generation on 32 H20\n"
-        f"would be planned as {default.planned:.0f} s."
+        f"Mean response length, fitted: {mean:.0f} tokens. With the default tail of 3 instead of 8, generation on\n"
+        f"32 H20 would be planned as {default.planned:.0f} s."
     )
     return {
         "settings": settings_table(),

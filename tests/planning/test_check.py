@@ -42,7 +42,7 @@ def test_the_refusal_has_the_arithmetic_and_the_ways_out() -> None:
     for way in ("sieverl plan", "--distributed.strategy fsdp", "--model.lora.rank", "--distributed.check_memory false"):
         assert way in text
     check_memory(recipe, "Qwen/Qwen2.5-7B", 1, 1, lambda: 122e9, "its GPU")
-    with pytest.raises(UsageError, match="times 2 processes that share it = 243.7 GB"):
+    with pytest.raises(UsageError, match=r"times 2 processes that share it = 243.7 GB"):
         check_memory(recipe, "Qwen/Qwen2.5-7B", 2, 2, lambda: 122e9, "this machine")
 
 

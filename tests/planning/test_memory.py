@@ -83,7 +83,6 @@ def test_what_is_meant_to_save_memory_saves_it(changes: dict[str, Any]) -> None:
 def test_offloaded_states_are_in_the_memory_of_the_host() -> None:
     one = plan(setting=fsdp(8, cpu_offload=True))
     assert one.host == 16 * SEVEN / 8
-    assert one.peak + one.host == pytest.approx(plan(setting=fsdp(8)).peak + (one.host - 16 * SEVEN / 8 + 0), rel=1)
     assert one.peak < plan(setting=fsdp(8)).peak
 
 

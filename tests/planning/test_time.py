@@ -90,9 +90,9 @@ def test_lengths_have_the_mean_and_the_tail_asked_for() -> None:
     assert max(cut) == 400
     assert sum(cut) / 1000 == pytest.approx(300, rel=0.01)
     assert set(Lengths(7, 1, 9).sample(20)) == {7}
-    with pytest.raises(UsageError, match="between 1 and rollout.max_tokens = 64"):
+    with pytest.raises(UsageError, match=r"between 1 and rollout.max_tokens = 64"):
         Lengths(65, 3, 64)
-    with pytest.raises(UsageError, match="--tail is 0.5"):
+    with pytest.raises(UsageError, match=r"--tail is 0.5"):
         Lengths(30, 0.5, 64)
 
 
