@@ -85,6 +85,16 @@ def test_resampling_critics_and_pairs(tmp_path: Path, strategy: str) -> None:
 
 
 @pytest.mark.slow
+def test_sampling_ahead_of_training(tmp_path: Path) -> None:
+    """Each rank's engine runs in a process of its own, beside the collectives of a sharded update."""
+    options = ("rollout.staleness=1", "train.minibatches=2", "train.lr=1e-3")
+    run(tmp_path / "one", 1, 4, "grpo", *options)
+    run(tmp_path / "two", 2, 3, "grpo", *options, "distributed.strategy=fsdp")
+    run(tmp_path / "two", 1, 4, "grpo", *options)
+    same(tmp_path / "one" / "grpo", tmp_path / "two" / "grpo")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("model.lora.rank=2",)], ids=["all weights", "adapters"])
 def test_the_first_step_in_float32(tmp_path: Path, options: tuple[str, ...]) -> None:
     """Up to rounding; LoRA knows no float64."""

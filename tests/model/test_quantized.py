@@ -60,6 +60,7 @@ def test_without_bitsandbytes_the_message_has_the_install_command(monkeypatch: p
     [
         ({"model.lora.rank": 0}, "nothing is left to train; add model.lora.rank"),
         ({"distributed.strategy": "fsdp"}, "use distributed.strategy = 'replicated'"),
+        ({"rollout.staleness": 1}, "use rollout.staleness = 0"),
         ({"rollout.engine": "transformers"}, "use rollout.engine = 'torch'"),
         ({"model.quantization": "int8"}, "model.quantization"),
     ],

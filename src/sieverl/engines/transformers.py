@@ -33,6 +33,7 @@ INSTEAD = 'use rollout.engine = "torch"'
 class TransformersEngine:
     """Samples from `policy.model`, at most `max_num_seqs` responses at a time."""
 
+    shares_weights = True
     sharded = False
     stop_strings = False
 

@@ -100,8 +100,8 @@ def from_config(config: Mapping[str, object], name: str) -> Shape:
     kv_heads, intermediate = number("num_key_value_heads", heads), number("intermediate_size")
     size = number("head_dim", max(1, hidden // heads))
     attention = size * (heads + 2 * kv_heads)
-    biases = attention if family == "qwen2" or config.get("attention_bias") else 0
-    biases += hidden if config.get("attention_bias") and family not in ("qwen2", "seed_oss") else 0
+    biases = attention if family == "qwen2" or (config.get("attention_bias") and family != "mistral") else 0
+    biases += hidden if config.get("attention_bias") and family not in ("qwen2", "seed_oss", "mistral") else 0
     biases += 2 * intermediate + hidden if config.get("mlp_bias") else 0
     norms = 2 * size if family == "qwen3" else 0
     tied = bool(config.get("tie_word_embeddings", family in ("granite", "smollm3")))

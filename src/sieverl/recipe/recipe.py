@@ -114,6 +114,11 @@ class Recipe(Table):
                 "model.quantization = 'nf4' packs weights in 4 bits, and sharding those is not supported; use "
                 "distributed.strategy = 'replicated' (a quarter of the memory in each process)"
             )
+        if self.rollout.staleness:
+            raise ValueError(
+                "model.quantization = 'nf4' and rollout.staleness do not go together: an engine in a process of its own "
+                "would sample from unquantised weights; use rollout.staleness = 0"
+            )
         if self.rollout.engine != "torch":
             raise ValueError(
                 f"model.quantization = 'nf4' and rollout.engine = {self.rollout.engine!r} do not go together: only the "

@@ -76,6 +76,7 @@ class Rollout(Table):
     temperature: float = Field(1.0, gt=0)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     max_num_seqs: int = Field(512, gt=0, description="responses decoded at the same time")
+    staleness: int = Field(0, ge=0, description="steps by which sampling runs ahead of training; 0: strictly on-policy")
     engine: Literal["torch", "transformers"] = Field(
         "torch", description="built-in engine, or continuous batching of transformers (for GPUs)"
     )

@@ -43,13 +43,19 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
         )
     if recipe.rollout.stop and not ENGINES[recipe.rollout.engine].stop_strings:
         raise UsageError(f'rollout.engine = {recipe.rollout.engine!r} does not support rollout.stop; use "torch"')
+    if recipe.rollout.staleness and "ratio" not in algorithm.needs:
+        raise UsageError(
+            f"rollout.staleness = {recipe.rollout.staleness} trains on responses of an older policy, and "
+            f"{recipe.algorithm} ({describe(algorithm.objective)}) has no importance ratio to correct for it; use "
+            "rollout.staleness = 0, or an algorithm with a ratio such as grpo or raft_pp"
+        )
     try_out(algorithm, recipe.algorithm)
     return algorithm
 
 
 def on_policy(recipe: Recipe) -> bool:
     """Whether the engine's log-probs are the learner's own, so that they need no importance sampling."""
-    return ENGINES[recipe.rollout.engine].on_policy(recipe.dtype)
+    return recipe.rollout.staleness == 0 and ENGINES[recipe.rollout.engine].on_policy(recipe.dtype)
 
 
 def left_out(recipe: Recipe, algorithm: Algorithm) -> str:

@@ -10,9 +10,9 @@ from dataclasses import asdict, replace
 from sieverl.engines.noise import derived_seed
 from sieverl.learner.batches import pack
 from sieverl.learner.redistribute import assign_ranks, imbalance, redistribute
-from sieverl.rollout.collect import Batch, collect_rollouts
-from sieverl.run_dir.rollouts import read_verdicts
+from sieverl.rollout.collect import Batch
 from sieverl.training import checkpoint
+from sieverl.training.ahead import next_batch, queue_to_saved
 from sieverl.training.alarms import check_alarms
 from sieverl.training.grades import settle_grades
 from sieverl.training.heldout import evaluate
@@ -53,10 +53,10 @@ def train(run: Run, on_row: OnRow = lambda row, notes: None) -> None:
 
 
 def one_step(run: Run) -> Metrics:
-    """Sample, learn, and give the new weights to the engine; the row of metrics of this step."""
+    """Sample and learn; the row of metrics of this step."""
     recipe, state = run.recipe, run.state
     started = time.perf_counter()
-    batch = collect(run)
+    batch = next_batch(run)
     sampled = time.perf_counter()
     credit = assign_credit(run, batch)
     rollouts, unequal = share(run, batch, credit)
@@ -65,7 +65,6 @@ def one_step(run: Run) -> Metrics:
     metrics = run.learner.update(batches) | scores
     state.step += 1
     state.cursor = batch.cursor
-    run.engine.load(run.policy.weights(), version=state.step)
     ended = time.perf_counter()
     log_rollouts(run, batch, credit)
     tokens = int(batch.responses.length_R.sum())
@@ -74,25 +73,11 @@ def one_step(run: Run) -> Metrics:
         **step_metrics(run, batch, credit),
         **metrics,
         "ranks/token_imbalance": unequal,
-        "rollout/tokens_per_second": tokens / (sampled - started),
+        "rollout/tokens_per_second": tokens / batch.seconds,
         "time/rollout": sampled - started,
         "time/update": ended - sampled,
         "time/step": ended - started,
     }
-
-
-def collect(run: Run) -> Batch:
-    """The responses of the next step; verdicts of a step that was logged before a crash are read back."""
-    state, graded = run.state, run.declared_graded
-    if graded is None:
-        graded = state.graded or (None if state.step == 0 else False)
-    known = read_verdicts(run.run_dir, state.step + 1)
-    batch = collect_rollouts(
-        run.environment, run.prompts, run.algorithm, state.cursor, run.recipe.rollout, graded, known
-    )
-    run.earlier_reasons += run.reasons
-    run.reasons = batch.reasons
-    return batch
 
 
 def assign_credit(run: Run, batch: Batch) -> Credit:
@@ -120,5 +105,7 @@ def share(run: Run, batch: Batch, credit: Credit) -> tuple[dict[int, Rollout], f
 def save(run: Run) -> None:
     """A checkpoint of the state after the last step."""
     directory = run.run_dir / "checkpoints"
-    checkpoint.save(directory, run.policy, run.learner, asdict(run.state), run.recipe.checkpoint.keep)
+    queue, tensors = queue_to_saved(run)
+    state = {**asdict(run.state), "queue": queue}
+    checkpoint.save(directory, run.policy, run.learner, state, run.recipe.checkpoint.keep, tensors)
     run.world.barrier()
