@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -182,7 +181,7 @@ def cpu_rows() -> list[Measured]:
 def fit_length(seconds: float, plan: Plan) -> Plan:
     """The plan with the mean response length at which scoring takes `seconds`."""
     low, high = 1.0, float(plan.work.lengths.limit)
-    for _ in range(40):
+    for _ in range(20):
         mean = (low + high) / 2
         plan = replace(plan, work=replace(plan.work, lengths=replace(plan.work.lengths, mean=mean)))
         low, high = (mean, high) if phase(plan, "score") < seconds else (low, mean)
@@ -249,9 +248,9 @@ def parts() -> dict[str, str]:
 def filled(page: str) -> str:
     """The page with its tables as the code gives them, between `<!-- NAME -->` and `<!-- end -->`."""
     for name, text in parts().items():
-        place = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-        assert place.search(page), f"docs/scaling.md has no place for {name}"
-        page = place.sub(lambda found, text=text: found[1] + text + "\n" + found[2], page)
+        before, found, rest = page.partition(f"<!-- {name} -->\n")
+        assert found, f"docs/scaling.md has no place for {name}"
+        page = before + found + text + "\n" + rest[rest.index("<!-- end -->") :]
     return page
 
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sieverl.planning.plan import Choice, Plan
+from sieverl.recipe import keys
 from sieverl.types import JsonObject
 
 WHEN = {"always": "always", "generate": "generate", "update": "update", "reduce": "after backward"}
@@ -104,7 +105,10 @@ def _advice(plan: Plan, best: Choice | None, console: Console) -> None:
         console.print(f"fastest that fits: {best.name}, as the recipe is")
         return
     console.print(f"fastest that fits: {best.name} ({duration(best.plan.seconds)} s a step); add to sieverl train:")
-    console.print("\n".join(f"  {option}" for option in options), highlight=False)
+    known = {f"--{name}" for name, _ in keys()}
+    for option in options:
+        missing = "" if option.split()[0] in known else "  (not in this version)"
+        console.print(f"  {option}{missing}", highlight=False)
 
 
 def as_json(plan: Plan, found: Sequence[Choice], best: Choice | None) -> JsonObject:

@@ -63,7 +63,7 @@ def _sample(mean: float, sigma: float, limit: int, count: int) -> tuple[int, ...
     normal = NormalDist()
     factors = [math.exp(sigma * normal.inv_cdf((i + 0.5) / count)) for i in range(count)]
     low, high = 0.0, float(limit) * 1e3  # the cut lowers the mean, so the median is found by bisection
-    for _ in range(60):
+    for _ in range(34):
         median = (low + high) / 2
         found = sum(min(limit, max(1.0, median * f)) for f in factors) / count
         low, high = (median, high) if found < mean else (low, median)

@@ -116,7 +116,7 @@ class Recipe(Table):
             )
         if self.rollout.staleness:
             raise ValueError(
-                "model.quantization = 'nf4' and rollout.staleness do not go together: an engine in a process of its own "
+                "model.quantization = 'nf4' and rollout.staleness do not go together: an engine in its own process "
                 "would sample from unquantised weights; use rollout.staleness = 0"
             )
         if self.rollout.engine != "torch":
