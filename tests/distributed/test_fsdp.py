@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -89,7 +90,10 @@ def test_sampling_ahead_of_training(tmp_path: Path) -> None:
     """Each rank's engine runs in a process of its own, beside the collectives of a sharded update."""
     options = ("rollout.staleness=1", "train.minibatches=2", "train.lr=1e-3")
     run(tmp_path / "one", 1, 4, "grpo", *options)
-    run(tmp_path / "two", 2, 3, "grpo", *options, "distributed.strategy=fsdp")
+    run(tmp_path / "two", 2, 4, "grpo", *options, "distributed.strategy=fsdp")
+    same(tmp_path / "one" / "grpo", tmp_path / "two" / "grpo")
+    for step in (3, 4):  # as if it had been killed before; the batch that waited is that of two ranks
+        shutil.rmtree(tmp_path / "two" / "grpo" / "checkpoints" / f"step-{step}")
     run(tmp_path / "two", 1, 4, "grpo", *options)
     same(tmp_path / "one" / "grpo", tmp_path / "two" / "grpo")
 
