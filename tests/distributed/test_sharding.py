@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from launch import launch, run
-from runs import comparable, recipe
+from runs import comparable, recipe, same_run
 
 from sieverl.distributed.world import World
 from sieverl.errors import UsageError

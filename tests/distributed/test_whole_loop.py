@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from launch import launch, run
-from runs import newest_step
+from runs import newest_step, same_run
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 

@@ -105,7 +105,8 @@ class Policy:
     def replica(self) -> Policy:
         """A policy on the same weights with its own gradients, for another thread."""
         memo: dict[int, object] = {
-            id(p): torch.nn.Parameter(p.data, requires_grad=p.requires_grad) for p in self.model.parameters()
+            id(p): torch.nn.Parameter(p.data, requires_grad=p.requires_grad) if p.is_floating_point() else p
+            for p in self.model.parameters()  # packed weights of 4 bits are frozen, and shared as they are
         }
         return replace(self, model=deepcopy(self.model, memo))
 
@@ -120,7 +121,7 @@ class Policy:
             copies: dict[int, Tensor] = {}
             for path, module in as_module(self.causal).get_submodule(part).named_modules(prefix=part):
                 for name, p in module._parameters.items():
-                    if p is not None and not self._stays_float32(f"{path}.{name}"):
+                    if p is not None and p.is_floating_point() and not self._stays_float32(f"{path}.{name}"):
                         slots.append((module._parameters, name, p))
                 if self.causal.config.model_type in families.CAST_BUFFERS:
                     slots += [

@@ -29,6 +29,7 @@ class Model(Table):
     path: str = Field("", description="Hugging Face directory or Hub id; empty: the model shipped with SieveRL")
     attention: str | None = Field(None, description="attention implementation of transformers; default: its own choice")
     device: str = Field("auto", description="auto, cpu or cuda")
+    quantization: Literal["nf4"] | None = Field(None, description="nf4: frozen weights in 4 bits under LoRA (QLoRA)")
     lora: Lora = Lora()
 
 
@@ -126,6 +127,7 @@ class Distributed(Table):
     activation_checkpointing: bool = Field(
         False, description="recompute each decoder block in the backward: less memory, a third more time; any strategy"
     )
+    check_memory: bool = Field(True, description="refuse a model too large for the memory before it loads")
 
 
 class Checkpoint(Table):

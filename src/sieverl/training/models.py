@@ -33,7 +33,10 @@ def build_policy(recipe: Recipe, tokenizer: Tokenizer, data: TrainingData, found
     """The policy of the recipe, or of the checkpoint `found`, that takes every prompt of the data."""
     path, lora = recipe.model.path or str(BASE), recipe.model.lora if recipe.model.lora.rank else None
     device = choose_device(recipe.model.device)
-    policy = load_policy(path, tokenizer, recipe.dtype, device, recipe.model.attention, lora, recipe.seed, found)
+    settings = recipe.model
+    policy = load_policy(
+        path, tokenizer, recipe.dtype, device, settings.attention, lora, recipe.seed, found, settings.quantization
+    )
     policy = replace(policy, activation_checkpointing=recipe.distributed.activation_checkpointing)
     limit, why = families.longest(policy.causal.config)
     longest = max(map(len, data.train_tokens))

@@ -17,6 +17,7 @@ from sieverl.run_dir import manifest
 from sieverl.training import checkpoint
 from sieverl.training.ahead import restore_queue
 from sieverl.training.checks import build_pool, check_verifier, check_world, chosen_algorithm, left_out
+from sieverl.training.memory import check_fits
 from sieverl.training.models import build_engine, build_learner, build_policy, initial_policy, set_threads, shard
 from sieverl.training.prompts import Say, prompt_sets, read_data, render_data
 from sieverl.training.resume import Resume, check_same_grades, checkpoint_to_resume, open_run_dir
@@ -49,6 +50,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     check_writable(Path(recipe.run_dir), "the run directory", "--run-dir")
     check_shared(Path(recipe.run_dir), world)
     check_same_prompts([*data.train, *data.heldout], world)
+    check_fits(recipe, world)
     found = checkpoint_to_resume(recipe, resume)
     set_threads(recipe)
     tokenizer = load_tokenizer(recipe.model.path or str(BASE))
