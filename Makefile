@@ -9,7 +9,7 @@ TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
 A := src/sieverl/algorithms
 PURE := $(A)/algorithm.py,$(A)/axes.py,$(A)/credit.py,$(A)/needs.py,$(A)/objective.py,$(A)/token_advantage.py,$(A)/tokens.py
 
-.PHONY: setup demo test test-slow test-gpu lint bench picture clean
+.PHONY: setup demo test test-slow test-gpu lint bench bench-gpu picture clean
 
 setup: .venv/.done
 
@@ -46,6 +46,10 @@ test-gpu: setup
 
 bench: setup
 	@$(BIN)/python -m bench all
+
+# the GPU tests and benchmarks; without a GPU the same on the CPU at toy size
+bench-gpu: setup
+	@$(BIN)/python -m bench.gpu
 
 picture: setup
 	@$(BIN)/python tools/draw_house.py

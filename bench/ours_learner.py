@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from bench.ours import ALONE, STRATEGIES, shared_requests
-from bench.peers.serve import open_output, peak_mb
-from bench.products import Products
+from bench.arithmetic import update_flops
+from bench.ours import ALONE, STRATEGIES, How, Known, of_ranks, shared_requests
+from bench.peers.serve import now, open_output, peak_mb, serve
+from bench.products import Products, peak_flops
 from bench.workloads import WORKLOADS, Workload, shape
 from sieverl.algorithms import get_algorithm
 from sieverl.distributed.fsdp import Sharding
-from sieverl.distributed.world import World, init_distributed
+from sieverl.distributed.world import init_distributed
 from sieverl.learner.batches import Sample, micro_batches, pack
 from sieverl.learner.learner import Learner
-from sieverl.model.load import DTYPES
+from sieverl.model.load import DTYPES, new_adapters
 from sieverl.model.packed import layout
 from sieverl.model.policy import Policy
 from sieverl.recipe import Train
@@ -43,8 +43,14 @@ class Update:
     learner: Learner
     responses: Responses
     rollouts: dict[int, Rollout]
-    products: Callable[[], Products]
+    workload: Workload
+    how: How
     before_mb: float = 0.0  # resident before the model was made
+
+    @cached_property
+    def products(self) -> Products:
+        """Made when it is asked for, since it takes the memory of another model."""
+        return Products(self.workload, self.learner.policy.compute, self.how.device)
 
     def run(
         self,
@@ -63,16 +69,28 @@ class Update:
         if masked:
             batches = [replace(batches[0], samples=self._all(credit))]
         tokens, forwards = learner.tokens_seen, learner.forwards
-        began = time.perf_counter()
+        if self.how.device != "cpu":
+            torch.cuda.reset_peak_memory_stats()
+        began = now(self.how.device)
         learner.score(batches)
         learner.update(batches)
         return {
-            "seconds": time.perf_counter() - began,
+            "seconds": now(self.how.device) - began,
+            "flops": self.flops(batches[0].samples),
+            "peak_mb": peak_mb() if self.how.device == "cpu" else torch.cuda.max_memory_allocated() / 1e6,
             "kept": float(credit.keep.mean()),
             "kept_tokens": float(self.responses.length_R[credit.keep].sum() / self.responses.length_R.sum()),
             "learner_tokens": learner.tokens_seen - tokens,
             "forwards": learner.forwards - forwards,
         }
+
+    def flops(self, samples: Sequence[Sample]) -> float:
+        """Model FLOPs of an update on the samples."""
+        lengths: dict[tuple[int, ...], list[int]] = {}  # of the responses to a prompt
+        for s in samples:
+            lengths.setdefault(tuple(s.prompt_tokens), []).append(len(s.response_tokens))
+        groups = [(len(prompt), responses) for prompt, responses in lengths.items()]
+        return update_flops(self.workload, groups, self.how.lora_rank)
 
     def _budget(self, tokens: int | None) -> None:
         if tokens:
@@ -106,7 +124,7 @@ class Update:
             chosen = [samples[i] for i in group]
             where = layout(chosen, self.learner.policy.device)
             batches.append((len(where.ids_P), len(where.target_T), [len(s) - 1 for s in chosen]))
-        return {"seconds": self.products().update(batches)}
+        return {"seconds": self.products.update(batches)}
 
     def memory(self) -> Row:
         """Peak memory of an update beyond weights, gradients and optimiser state, in MB (10^6 bytes).
@@ -114,7 +132,7 @@ class Update:
         After a first update, which makes the optimiser's state, the kernel's high-water mark is set back; gradients
         are freed between updates, so their size is subtracted.
         """
-        started = time.perf_counter()
+        started = now()
         self.run(keep=1.0)
         ctypes.CDLL(None).malloc_trim(0)  # return free memory to the system first
         before = _status_mb("VmRSS")
@@ -124,7 +142,7 @@ class Update:
         gradients = sum(p.numel() * p.element_size() for p in self.learner.policy.parameters.values()) / 1e6
         peak = _status_mb("VmHWM")
         return {
-            "seconds": time.perf_counter() - started,
+            "seconds": now() - started,
             "update_mb": peak - self.before_mb,
             "beyond_mb": peak - before - gradients,
             "peak_mb": peak_mb(),
@@ -137,15 +155,7 @@ def _status_mb(name: str) -> float:
         return next(int(row.split()[1]) for row in file if row.startswith(name + ":")) * 1024 / 1e6
 
 
-def make_update(  # many parameters: what may differ between two sides
-    workload: Workload,
-    dtype: str,
-    micro_batch_tokens: int,
-    length: int,
-    world: World = ALONE,
-    strategy: str = "replicated",
-    recompute: bool = False,
-) -> Update:
+def make_update(workload: Workload, dtype: str, micro_batch_tokens: int, length: int, how: How = ALONE) -> Update:
     """A batch with rewards as on real prompts: each prompt's chance of a right answer is drawn from Beta(1/2, 1/2)."""
     g = np.random.default_rng(0)
     rows = workload.responses
@@ -161,26 +171,30 @@ def make_update(  # many parameters: what may differ between two sides
         response = g.integers(workload.vocabulary, size=n).tolist()
         logp = [-np.log(workload.vocabulary)] * n
         group = int(prompt_R[row])
-        if group % world.size == world.rank:
+        if group % how.world.size == how.world.rank:
             rollouts[row] = Rollout(group, row, response, logp, False, group, prompts[group])
     cut_R = length_R == workload.max_tokens
     responses = Responses(prompt_R, reward_R, reward_R == 1, length_R, cut_R, max_tokens=int(length_R.max()))
     train = Train(lr=workload.learning_rate, micro_batch_tokens=micro_batch_tokens)
     before = _status_mb("VmRSS")
-    policy = Policy(make_model(workload), None, DTYPES[dtype], activation_checkpointing=recompute)
-    if strategy == "fsdp" and world.size > 1:
-        policy.shard(Sharding(world.size))
-    learner = Learner(policy, get_algorithm("grpo"), train, world=world)
-    return Update(learner, responses, rollouts, cache(lambda: Products(workload, DTYPES[dtype])), before)
+    model = make_model(workload, how.device)
+    if how.lora_rank:
+        model = new_adapters(model, how.lora_rank, 2.0 * how.lora_rank, "all-linear")
+    policy = Policy(model, None, DTYPES[dtype], activation_checkpointing=how.activation_checkpointing)
+    if how.strategy == "fsdp" and how.world.size > 1:
+        policy.shard(Sharding(how.world.size))
+    learner = Learner(policy, get_algorithm("grpo"), train, world=how.world)
+    return Update(learner, responses, rollouts, workload, how, before)
 
 
-def make_model(workload: Workload) -> Any:
+def make_model(workload: Workload, device: str = "cpu") -> Any:
     """A Qwen2 of the workload's shape with random float32 weights."""
     from transformers import AutoModelForCausalLM, Qwen2Config
 
     torch.manual_seed(0)
     config = Qwen2Config(**shape(workload), max_position_embeddings=1 << 15)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
 def main() -> None:
@@ -195,6 +209,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--strategy", choices=STRATEGIES, default="replicated", help="under torchrun")
     parser.add_argument("--activation-checkpointing", action="store_true")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--lora-rank", type=int, default=0, help="train adapters of this rank; 0: all weights")
     options = parser.parse_args()
     write, world = open_output(), init_distributed()
     torch.set_num_threads(options.threads)
@@ -202,14 +218,25 @@ def main() -> None:
     changes = {"vocabulary": options.vocabulary, "prompts": options.prompts, "samples": options.samples}
     workload = replace(workload, **{key: value for key, value in changes.items() if value})
     again = options.activation_checkpointing
-    update = make_update(
-        workload, options.dtype, options.micro_batch_tokens, options.length, world, options.strategy, again
+    how = How(
+        options.device,
+        lora_rank=options.lora_rank,
+        world=world,
+        strategy=options.strategy,
+        activation_checkpointing=again,
     )
-    known: dict[str, Callable[..., Row]] = {"update": update.run, "products": update.bare, "memory": update.memory}
-    for request in shared_requests(world):
-        found = world.all_gather(known[request.pop("do")](**request))
-        if world.rank == 0:
-            write({**found[0], "update_mb": max(row.get("update_mb", 0.0) for row in found)})
+    update = make_update(workload, options.dtype, options.micro_batch_tokens, options.length, how)
+
+    def peak() -> Row:
+        return {"flops": peak_flops(DTYPES[options.dtype], options.device)}
+
+    known: Known = {
+        "update": update.run,
+        "products": update.bare,
+        "memory": update.memory,
+        "peak": peak,
+    }
+    serve(of_ranks(write, world), known, shared_requests(world))
     if world.size > 1:
         torch.distributed.destroy_process_group()
 
