@@ -21,7 +21,7 @@ setup: .venv/.done
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 1 $(TORCH_INDEX) '$(TORCH)' 2>&1 | grep -v WARNING || true
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet '$(TORCH)'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' 2>&1 | grep -v WARNING || true
-	@$(BIN)/python -c 'import sieverl, transformers, peft, math_verify, reasoning_gym, pytest'
+	@$(BIN)/python -c 'import sieverl, transformers, peft, math_verify, reasoning_gym, pytest, ray.train'
 	@touch $@
 
 demo: setup

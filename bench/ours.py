@@ -8,7 +8,7 @@ Each request is a JSON line: `{"do": "step", "algorithm": "grpo", "everything": 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from bench.arithmetic import GB, kv_cache_bytes
-from bench.peers.serve import now, open_output, peak_mb, serve, watch_memory
+from bench.peers.serve import answer, now, open_output, peak_mb, requests, watch_memory
 from bench.products import Products
 from bench.workloads import WORKLOADS, Workload, boxed, even, read_prompts
 from sieverl.algorithms import get_algorithm
 from sieverl.data import Cursor
-from sieverl.distributed.world import World
+from sieverl.distributed.fsdp import Sharding
+from sieverl.distributed.world import World, init_distributed
 from sieverl.engines.builtin import BuiltinEngine
 from sieverl.engines.protocol import Engine, Request, SamplingParams
 from sieverl.engines.registry import ENGINES
@@ -40,6 +41,8 @@ from sieverl.types import Prompt
 from sieverl.verify import Pool
 
 Row = dict[str, Any]
+ALONE = World()
+STRATEGIES = ("replicated", "fsdp")
 VERIFIERS: dict[Callable[[str, str], float], dict[str, str]] = {
     boxed: {"name": "math"},
     even: {"name": "bench.rewards:even"},
@@ -49,12 +52,17 @@ MAX_ROWS = 512
 
 @dataclass(frozen=True)
 class How:
-    """Where and with what: rank 0 trains all weights; importance weights are what a run has with other engines."""
+    """Where and with what: LoRA rank 0 trains all weights; importance weights are what a run has with other engines."""
 
     device: str = "cpu"
     engine: str = "torch"
     lora_rank: int = 0
     importance_weights: bool = False
+    world: World = ALONE
+    strategy: str = "replicated"
+
+
+HERE = How()
 
 
 @dataclass
@@ -81,14 +89,21 @@ class Side:
         return replace(self.prompts, prompts=chosen, prompt_tokens=tokens, seed=self.prompts.seed + self.steps)
 
 
-def make_side(  # many parameters: everything that a side of a comparison may differ in
+def shared_requests(world: World) -> Iterator[Row]:
+    """The requests that rank 0 reads, on every rank."""
+    here = requests() if world.rank == 0 else iter(())
+    while (request := world.all_gather(next(here, None))[0]) is not None:
+        yield request
+
+
+def make_side(  # many parameters: what may differ between two sides
     workload: Workload,
     model: Path,
     dtype: str,
     train: Train,
     rows: list[dict[str, str]],
     seed: int,
-    how: How = How(),
+    how: How = HERE,
 ) -> Side:
     """Load everything. The clock of no step covers this."""
     peak = watch_memory(how.device) if how.device != "cpu" else memory_mb
@@ -99,24 +114,27 @@ def make_side(  # many parameters: everything that a side of a comparison may di
     policy = Policy(causal, tokenizer, DTYPES[dtype])
     sampling = SamplingParams(workload.max_tokens, stop_ids(policy.causal, tokenizer))
     tokens = [tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in rows]
-    engine = build_engine(how.engine, policy, workload)
+    engine = build_engine(how, policy, workload)
+    if how.strategy == "fsdp" and how.world.size > 1:
+        policy.shard(Sharding(how.world.size))
     engine.load(policy.weights(), version=0)
     pool = Pool(VERIFIERS[workload.reward])
     prompts = PromptSet([], tokens, sampling, seed * 1000)
-    learner = Learner(policy, get_algorithm("grpo"), train, off_policy_engine=how.importance_weights)
-    environment = Environment(engine, pool, tokenizer)
+    learner = Learner(policy, get_algorithm("grpo"), train, off_policy_engine=how.importance_weights, world=how.world)
+    environment = Environment(engine, pool, tokenizer, how.world)
     return Side(workload, environment, prompts, learner, rows, device=how.device, peak=peak)
 
 
-def build_engine(name: str, policy: Policy, workload: Workload) -> Engine:
+def build_engine(how: How, policy: Policy, workload: Workload) -> Engine:
     """The engine that a recipe would name. Raises a UsageError for one that is missing or takes another model."""
-    if name not in ENGINES:
-        raise UsageError(f"SieveRL has no engine {name!r}; it has {', '.join(ENGINES)}")
+    if how.engine not in ENGINES:
+        raise UsageError(f"SieveRL has no engine {how.engine!r}; it has {', '.join(ENGINES)}")
     cache_gb = kv_cache_bytes(workload, policy.compute.itemsize) / GB
     known = {"max_num_seqs": MAX_ROWS, "kv_cache_gb": max(1.0, 1.1 * cache_gb)}
     settings = Rollout.model_validate({key: value for key, value in known.items() if key in Rollout.model_fields})
-    build = getattr(ENGINES[name], "build", None)  # what an engine has that needs more than the policy
-    engine: Engine = build(policy, settings, World()) if build else ENGINES[name](policy, MAX_ROWS)
+    kind = ENGINES[how.engine]
+    build = getattr(kind, "build", None)  # what an engine has that needs more than the policy
+    engine: Engine = build(policy, settings, how.world) if build else kind(policy, MAX_ROWS)
     return engine
 
 
@@ -220,13 +238,15 @@ def main() -> None:
     parser.add_argument("--engine", default="torch")
     parser.add_argument("--lora-rank", type=int, default=0, help="train adapters of this rank; 0: all weights")
     parser.add_argument("--importance-weights", action="store_true", help="as a run has where an engine rounds")
+    parser.add_argument("--strategy", choices=STRATEGIES, default="replicated", help="under torchrun")
     options = parser.parse_args()
-    write = open_output()
+    write, world = open_output(), init_distributed()
     torch.set_num_threads(options.threads)
     workload = WORKLOADS[options.workload]
     train = Train(lr=workload.learning_rate, micro_batch_tokens=options.micro_batch_tokens)
     rows = read_prompts(options.model / "prompts.jsonl")
-    how = How(options.device, options.engine, options.lora_rank, options.importance_weights)
+    weighted = options.importance_weights
+    how = How(options.device, options.engine, options.lora_rank, weighted, world, options.strategy)
     side = make_side(workload, options.model, options.dtype, train, rows, 0, how)
 
     @cache
@@ -237,8 +257,18 @@ def main() -> None:
         seconds, tokens = products().rollout(*side.lengths), sum(side.lengths[1])
         return {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
 
-    serve(write, {"step": partial(rl_step, side), "rollout": partial(rollout, side), "products": bare})
+    known: dict[str, Callable[..., Row]] = {
+        "step": partial(rl_step, side),
+        "rollout": partial(rollout, side),
+        "products": bare,
+    }
+    for request in shared_requests(world):
+        found = world.all_gather(answer(known, request))
+        if world.rank == 0:
+            write({**found[0], "peak_mb": max(row.get("peak_mb", 0.0) for row in found)})
     side.environment.pool.close()
+    if world.size > 1:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

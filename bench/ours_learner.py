@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,10 +18,13 @@ import numpy as np
 import torch
 
 from bench.arithmetic import update_flops
-from bench.peers.serve import now, open_output, peak_mb, serve
+from bench.ours import HERE, STRATEGIES, How, shared_requests
+from bench.peers.serve import answer, now, open_output, peak_mb
 from bench.products import Products, peak_flops
 from bench.workloads import WORKLOADS, Workload, shape
 from sieverl.algorithms import get_algorithm
+from sieverl.distributed.fsdp import Sharding
+from sieverl.distributed.world import init_distributed
 from sieverl.learner.batches import Sample, micro_batches, pack
 from sieverl.learner.learner import Learner
 from sieverl.model.load import DTYPES, new_adapters
@@ -41,13 +44,13 @@ class Update:
     responses: Responses
     rollouts: dict[int, Rollout]
     workload: Workload
-    device: str = "cpu"
-    lora_rank: int = 0
+    how: How = HERE
+    before_mb: float = 0.0  # resident before the model was made
 
     @cached_property
     def products(self) -> Products:
         """Made when it is asked for, since it takes the memory of another model."""
-        return Products(self.workload, self.learner.policy.compute, self.device)
+        return Products(self.workload, self.learner.policy.compute, self.how.device)
 
     def run(
         self,
@@ -66,15 +69,15 @@ class Update:
         if masked:
             batches = [replace(batches[0], samples=self._all(credit))]
         tokens, forwards = learner.tokens_seen, learner.forwards
-        if self.device != "cpu":
+        if self.how.device != "cpu":
             torch.cuda.reset_peak_memory_stats()
-        began = now(self.device)
+        began = now(self.how.device)
         learner.score(batches)
         learner.update(batches)
         return {
-            "seconds": now(self.device) - began,
+            "seconds": now(self.how.device) - began,
             "flops": self.flops(batches[0].samples),
-            "peak_mb": peak_mb() if self.device == "cpu" else torch.cuda.max_memory_allocated() / 1e6,
+            "peak_mb": peak_mb() if self.how.device == "cpu" else torch.cuda.max_memory_allocated() / 1e6,
             "kept": float(credit.keep.mean()),
             "kept_tokens": float(self.responses.length_R[credit.keep].sum() / self.responses.length_R.sum()),
             "learner_tokens": learner.tokens_seen - tokens,
@@ -87,7 +90,7 @@ class Update:
         for s in samples:
             lengths.setdefault(tuple(s.prompt_tokens), []).append(len(s.response_tokens))
         groups = [(len(prompt), responses) for prompt, responses in lengths.items()]
-        return update_flops(self.workload, groups, self.lora_rank)
+        return update_flops(self.workload, groups, self.how.lora_rank)
 
     def _budget(self, tokens: int | None) -> None:
         if tokens:
@@ -140,6 +143,7 @@ class Update:
         peak = _status_mb("VmHWM")
         return {
             "seconds": now() - started,
+            "update_mb": peak - self.before_mb,
             "beyond_mb": peak - before - gradients,
             "peak_mb": peak_mb(),
             "weights_mb": gradients,
@@ -151,8 +155,13 @@ def _status_mb(name: str) -> float:
         return next(int(row.split()[1]) for row in file if row.startswith(name + ":")) * 1024 / 1e6
 
 
-def make_update(  # many parameters: everything that updates are compared in
-    workload: Workload, dtype: str, micro_batch_tokens: int, length: int, device: str = "cpu", lora_rank: int = 0
+def make_update(  # many parameters: what may differ between two sides
+    workload: Workload,
+    dtype: str,
+    micro_batch_tokens: int,
+    length: int,
+    how: How = HERE,
+    recompute: bool = False,
 ) -> Update:
     """A batch with rewards as on real prompts: each prompt's chance of a right answer is drawn from Beta(1/2, 1/2)."""
     g = np.random.default_rng(0)
@@ -169,15 +178,20 @@ def make_update(  # many parameters: everything that updates are compared in
         response = g.integers(workload.vocabulary, size=n).tolist()
         logp = [-np.log(workload.vocabulary)] * n
         group = int(prompt_R[row])
-        rollouts[row] = Rollout(group, row, response, logp, False, group, prompts[group])
+        if group % how.world.size == how.world.rank:
+            rollouts[row] = Rollout(group, row, response, logp, False, group, prompts[group])
     cut_R = length_R == workload.max_tokens
     responses = Responses(prompt_R, reward_R, reward_R == 1, length_R, cut_R, max_tokens=int(length_R.max()))
     train = Train(lr=workload.learning_rate, micro_batch_tokens=micro_batch_tokens)
-    model = make_model(workload, device)
-    if lora_rank:
-        model = new_adapters(model, lora_rank, 2.0 * lora_rank, "all-linear")
-    learner = Learner(Policy(model, None, DTYPES[dtype]), get_algorithm("grpo"), train)
-    return Update(learner, responses, rollouts, workload, device, lora_rank)
+    before = _status_mb("VmRSS")
+    model = make_model(workload, how.device)
+    if how.lora_rank:
+        model = new_adapters(model, how.lora_rank, 2.0 * how.lora_rank, "all-linear")
+    policy = Policy(model, None, DTYPES[dtype], activation_checkpointing=recompute)
+    if how.strategy == "fsdp" and how.world.size > 1:
+        policy.shard(Sharding(how.world.size))
+    learner = Learner(policy, get_algorithm("grpo"), train, world=how.world)
+    return Update(learner, responses, rollouts, workload, how, before)
 
 
 def make_model(workload: Workload, device: str = "cpu") -> Any:
@@ -202,19 +216,33 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--lora-rank", type=int, default=0, help="train adapters of this rank; 0: all weights")
+    parser.add_argument("--strategy", choices=STRATEGIES, default="replicated", help="under torchrun")
+    parser.add_argument("--activation-checkpointing", action="store_true")
     options = parser.parse_args()
-    write = open_output()
+    write, world = open_output(), init_distributed()
     torch.set_num_threads(options.threads)
     workload = WORKLOADS[options.workload]
     changes = {"vocabulary": options.vocabulary, "prompts": options.prompts, "samples": options.samples}
     workload = replace(workload, **{key: value for key, value in changes.items() if value})
-    device, rank = options.device, options.lora_rank
-    update = make_update(workload, options.dtype, options.micro_batch_tokens, options.length, device, rank)
+    how = How(options.device, lora_rank=options.lora_rank, world=world, strategy=options.strategy)
+    again = options.activation_checkpointing
+    update = make_update(workload, options.dtype, options.micro_batch_tokens, options.length, how, again)
 
     def peak() -> Row:
-        return {"flops": peak_flops(DTYPES[options.dtype], device)}
+        return {"flops": peak_flops(DTYPES[options.dtype], how.device)}
 
-    serve(write, {"update": update.run, "products": update.bare, "memory": update.memory, "peak": peak})
+    known: dict[str, Callable[..., Row]] = {
+        "update": update.run,
+        "products": update.bare,
+        "memory": update.memory,
+        "peak": peak,
+    }
+    for request in shared_requests(world):
+        found = world.all_gather(answer(known, request))
+        if world.rank == 0:
+            write({**found[0], "update_mb": max(row.get("update_mb", 0.0) for row in found)})
+    if world.size > 1:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

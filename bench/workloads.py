@@ -86,7 +86,8 @@ QWEN_7B = Workload(
     "qwen2.5-7b", 512, 200, even, 152064, 3584, 18944, layers=28, heads=28, kv_heads=4, prompts=64, stored="bfloat16"
 )
 TOY = Workload("toy", 16, 8, even, 151936, 64, 128, layers=2, heads=2, kv_heads=1, prompts=4, samples=4, tied=True)
-WORKLOADS = {w.name: w for w in (SHORT, LONG_TAIL, LARGE, TINY, QWEN_05B, QWEN_15B, QWEN_7B, TOY)}
+BIG = Workload("100M", 256, 90, even, 8192, 768, 2432, layers=12, heads=12, kv_heads=4, prompts=4)
+WORKLOADS = {w.name: w for w in (SHORT, LONG_TAIL, LARGE, TINY, BIG, QWEN_05B, QWEN_15B, QWEN_7B, TOY)}
 
 
 def make_model(workload: Workload, directory: Path) -> Path:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
 
 from sieverl.engines.fake import FakeEngine
 from sieverl.engines.protocol import Request
@@ -57,6 +61,25 @@ def comparable(run_dir: Path) -> list[dict[str, Any]]:
     """The rows of metrics without what differs between identical runs."""
     rows = MetricsLog(run_dir / "metrics.jsonl").rows()
     return [{k: v for k, v in row.items() if not k.startswith(EXEMPT)} for row in rows]
+
+
+def same_run(one: Path, other: Path, relative: float = 1e-9) -> None:
+    """The same responses and rewards, and metrics up to rounding."""
+    files = sorted(path.name for path in (one / "rollouts").iterdir())
+    assert files == sorted(path.name for path in (other / "rollouts").iterdir())
+    for name in files:
+        columns = ["response", "reward", "correct"] + (["kept"] if name.startswith("step") else [])
+        tables = [pq.read_table(folder / "rollouts" / name, columns=columns) for folder in (one, other)]
+        assert tables[0].equals(tables[1]), name
+    rows = [[metrics_of_the_work(row) for row in comparable(folder)] for folder in (one, other)]
+    assert len(rows[0]) == len(rows[1])
+    for mine, theirs in zip(*rows, strict=True):
+        assert theirs == pytest.approx(mine, rel=relative, abs=relative, nan_ok=False)
+
+
+def metrics_of_the_work(row: Mapping[str, float]) -> dict[str, float]:
+    """A row without what tells how the ranks shared it."""
+    return {name: value for name, value in row.items() if not name.startswith("ranks/")}
 
 
 def newest_step(run_dir: Path) -> int:

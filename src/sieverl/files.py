@@ -23,11 +23,17 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: Path, what: str, option: str) -> None:
-    """Raise a UsageError unless `path` can be written; `what` it is and the `option` to change are for the message."""
+def existing_parent(path: Path) -> Path:
+    """The absolute path itself, or the nearest folder above it that is there."""
     parent = path.absolute()
     while not parent.exists():
         parent = parent.parent
+    return parent
+
+
+def check_writable(path: Path, what: str, option: str) -> None:
+    """Raise a UsageError unless `path` can be written; `what` it is and the `option` to change are for the message."""
+    parent = existing_parent(path)
     try:
         if not parent.is_dir():
             raise NotADirectoryError(f"{parent} is a file")

@@ -230,6 +230,12 @@ def test_extraction():
         extractor("box")
 
 
+def test_reasoning_gym_without_a_seed_gives_the_same_prompts_every_time():
+    """Ranks of a run, and a run that is resumed, would train on different ones."""
+    first, second = (load_prompts("reasoning_gym:chain_sum", options={"size": 3}) for _ in range(2))
+    assert [p.text for p in first] == [p.text for p in second]
+
+
 def test_reasoning_gym_rows_are_exact():
     import reasoning_gym
 

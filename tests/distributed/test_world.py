@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from conftest import ROOT
 
 from sieverl.distributed.world import World, init_distributed
+from sieverl.errors import UsageError
 
 
 def test_one_rank_is_a_world_of_its_own() -> None:
@@ -34,6 +36,19 @@ def test_without_torchrun_or_with_one_process_nothing_is_initialised(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert init_distributed() == World(0, 1)
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_port_that_is_taken_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UsageError, match=rf"127.0.0.1:{port}.*torchrun --master-port N") as caught:
+            init_distributed()
+    assert "rank 0 of 2" in str(caught.value)
     assert not torch.distributed.is_initialized()
 
 

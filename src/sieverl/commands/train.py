@@ -15,10 +15,14 @@ from sieverl.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sieverl.launch.work import Launcher, Start
     from sieverl.recipe import Recipe
+    from sieverl.types import Metrics, Note
 
 ABOUT = "train a model from a recipe"
 Resume = Literal["auto", "never", "must"]
+RAY_OPTIONS = ("workers", "address", "max_failures")
+LAUNCHERS_HELP = "who starts the ranks: here (this process, or torchrun around it) or ray; default: here"
 SHORTCUTS = ("run_dir", "algorithm", "steps", "seed", "dtype")  # keys of the recipe that are options of their own
 
 
@@ -46,11 +50,20 @@ class Options(RunOptions):
 
     recipe: str
     overrides: Sequence[str]
+    launcher: str
+    workers: int | None
+    address: str | None
+    max_failures: int | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sieverl train`."""
     parser.add_argument("recipe", metavar="RECIPE.toml")
+    parser.add_argument("--launcher", choices=tuple(LAUNCHERS), default="here", help=LAUNCHERS_HELP)
+    ray = parser.add_argument_group("with --launcher ray")
+    ray.add_argument("--workers", type=int, metavar="N", help="ranks, each with a GPU where there are some; default: 1")
+    ray.add_argument("--address", metavar="HOST:PORT", help="a Ray cluster, or auto; default: a local one, started")
+    ray.add_argument("--max-failures", type=int, metavar="N", help="restarts from the last checkpoint; default: 3")
     add_run_arguments(parser)
 
 
@@ -68,7 +81,26 @@ def run(options: Options) -> ExitCode:
     from sieverl.recipe import load
 
     changes = {"run_dir": f"runs/{Path(options.recipe).stem}", **options.changes()}
-    return train_recipe(load(options.recipe, changes), options.resume)
+    launch = LAUNCHERS[options.launcher](options)
+    return train_recipe(load(options.recipe, changes), options.resume, launch)
+
+
+def _here(options: Options) -> None:
+    """This process, with the ranks that torchrun gave it."""
+    for option in RAY_OPTIONS:
+        if getattr(options, option) is not None:
+            raise UsageError(f"--{option.replace('_', '-')} goes with --launcher ray; torchrun has options of its own")
+
+
+def _ray(options: Options) -> Launcher:
+    """The ranks of Ray Train."""
+    from sieverl.launch.ray import RayLauncher
+
+    given = {option: value for option in RAY_OPTIONS if (value := getattr(options, option)) is not None}
+    return RayLauncher(**given)
+
+
+LAUNCHERS: dict[str, Callable[[Options], Launcher | None]] = {"here": _here, "ray": _ray}
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
@@ -92,31 +124,53 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def train_recipe(recipe: Recipe, resume: Resume, ending: Callable[[Path, Console], None] | None = None) -> ExitCode:
-    """Train, show the progress and what came of it; `ending` prints more at the end."""
+def train_recipe(
+    recipe: Recipe,
+    resume: Resume,
+    launch: Launcher | None = None,
+    ending: Callable[[Path, Console], None] | None = None,
+) -> ExitCode:
+    """Train, show the progress and what came of it; `launch` starts the ranks, `ending` prints more at the end."""
     from rich.console import Console
 
     from sieverl.display import plot
-    from sieverl.display.console import Progress, summary
-    from sieverl.training.loop import train
-    from sieverl.training.setup import prepare
-    from sieverl.training.signals import Preempted
+    from sieverl.display.console import summary
+    from sieverl.launch.work import work
 
     console = Console(soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")  # of the ranks, the first one speaks
-    run = prepare(recipe, resume, say=lambda text: console.print(text, highlight=False))
-    if run.state.step >= recipe.steps and run.metrics.rows():
-        console.print(f"{run.run_dir} is at step {run.state.step} of {recipe.steps}: nothing is left to do")
-    first = run.world.rank == 0
-    with run:
-        try:
-            train(run, Progress(recipe, run.state.step, run.declared_graded is not False, console))
-        except Preempted as stopped:
-            console.print(f"stopped after step {run.state.step}, saved; the same command resumes from here")
-            return ExitCode.INTERRUPTED if stopped.signal == signal.SIGINT else ExitCode.PREEMPTED
-    if first:
-        summary(run.run_dir, console)
-        picture = plot.curve(run.run_dir)
+    outcome = (launch or work)(recipe, resume, Screen(recipe, console))
+    if outcome.signal is not None:
+        console.print(f"stopped after step {outcome.step}, saved; the same command resumes from here")
+        return ExitCode.INTERRUPTED if outcome.signal == signal.SIGINT else ExitCode.PREEMPTED
+    run_dir = Path(recipe.run_dir)
+    if outcome.rank == 0 and run_dir.is_dir():  # a cluster may have kept it where this machine does not see it
+        summary(run_dir, console)
+        picture = plot.curve(run_dir)
         if ending:
-            ending(run.run_dir, console)
-        console.print(f"run directory: {run.run_dir}\npicture:       {picture}", highlight=False)
+            ending(run_dir, console)
+        console.print(f"run directory: {run_dir}\npicture:       {picture}", highlight=False)
     return ExitCode.DONE
+
+
+class Screen:
+    """The terminal of a run: the `Watcher` that prints."""
+
+    def __init__(self, recipe: Recipe, console: Console) -> None:
+        self.recipe, self.console = recipe, console
+
+    def say(self, text: str) -> None:
+        """A line, as it is."""
+        self.console.print(text, highlight=False, markup=False)
+
+    def started(self, start: Start) -> None:
+        """The table of progress begins."""
+        from sieverl.display.console import Progress
+
+        recipe = self.recipe
+        if start.step >= recipe.steps and start.has_rows:
+            self.say(f"{recipe.run_dir} is at step {start.step} of {recipe.steps}: nothing is left to do")
+        self._progress = Progress(recipe, start.step, start.graded, self.console)
+
+    def row(self, row: Metrics, notes: Sequence[Note]) -> None:
+        """A line of the table."""
+        self._progress(row, notes)

@@ -45,6 +45,8 @@ def _create(name: str, config: dict[str, object]) -> Task:
     if name not in DATASETS:
         raise UsageError(f"unknown reasoning-gym task {name!r}; see reasoning_gym.factory.{nearest(name, DATASETS)}")
     known = [f.name for f in dataclasses.fields(DATASETS[name][1])]
+    if "seed" in known:  # else the library takes a random one: other prompts on every rank, and when a run is resumed
+        config.setdefault("seed", 0)
     if wrong := sorted(set(config) - set(known)):
         raise UsageError(
             f"unknown option {wrong[0]!r} of reasoning_gym:{name}; allowed: prompt, {', '.join(known)}."

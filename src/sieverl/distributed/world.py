@@ -12,6 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sieverl.errors import UsageError, first_line
+
+BACKENDS = "cpu:gloo,cuda:nccl"  # with GPUs: tensors are reduced where they are
 WAIT = timedelta(minutes=30)  # every collective has a deadline
 Value = TypeVar("Value")
 
@@ -74,16 +77,28 @@ class World:
 
 
 def init_distributed() -> World:
-    """The world that torchrun describes in the environment; a world of one process without it.
+    """The world that torchrun or Ray Train describes in the environment; a world of one process without it.
 
     Each rank of a machine takes the GPU of its local number. Tensors are reduced where they are: over gloo on a CPU,
-    over NCCL on a GPU.
+    over NCCL on a GPU. Ray Train has done both when a rank starts. Raises a UsageError if the ranks cannot meet.
     """
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if gpus:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=WAIT)
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if gpus:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+        try:
+            dist.init_process_group(BACKENDS if gpus else "gloo", timeout=WAIT)
+        except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
+            raise _not_met(error) from error
     return World(dist.get_rank(), dist.get_world_size())
+
+
+def _not_met(error: Exception) -> UsageError:
+    where = f"{os.environ.get('MASTER_ADDR', '(no MASTER_ADDR)')}:{os.environ.get('MASTER_PORT', '(no MASTER_PORT)')}"
+    return UsageError(
+        f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} cannot meet the others at {where}: "
+        f"{first_line(error)}; if the port is taken, choose another (torchrun --master-port N, or --standalone on one "
+        "machine); if a machine is not reached, use an address that all of them reach"
+    )

@@ -5,28 +5,33 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 
 from sieverl.engines.noise import derived_seed
 from sieverl.learner.batches import pack
 from sieverl.learner.redistribute import assign_ranks, imbalance, redistribute
 from sieverl.rollout.collect import Batch
-from sieverl.training import checkpoint
+from sieverl.training import checkpoint, signals
 from sieverl.training.ahead import next_batch, queue_to_saved
 from sieverl.training.alarms import check_alarms
 from sieverl.training.grades import settle_grades
 from sieverl.training.heldout import evaluate
 from sieverl.training.notes import notes
 from sieverl.training.records import log_rollouts, record, step_metrics
-from sieverl.training.signals import Preempted, stop_requests
+from sieverl.training.signals import Preempted
 from sieverl.training.state import Run
 from sieverl.types import Credit, Metrics, Note, Rollout
 
 OnRow = Callable[[Metrics, Sequence[Note]], None]
 """Sees, on rank 0, every row of metrics and notes on it in words."""
+StopRequests = Callable[[], AbstractContextManager[Sequence[int]]]
+"""Gives the signals that ask this rank to stop, a sequence that grows; by default those of its process."""
 
 
-def train(run: Run, on_row: OnRow = lambda row, notes: None) -> None:
+def train(
+    run: Run, on_row: OnRow = lambda row, notes: None, stop_requests: StopRequests = signals.stop_requests
+) -> None:
     """Train until `recipe.steps`, from wherever `run.state` stands."""
     recipe, state = run.recipe, run.state
     if state.step == 0:
@@ -107,5 +112,5 @@ def save(run: Run) -> None:
     directory = run.run_dir / "checkpoints"
     queue, tensors = queue_to_saved(run)
     state = {**asdict(run.state), "queue": queue}
-    checkpoint.save(directory, run.policy, run.learner, state, run.recipe.checkpoint.keep, tensors)
+    checkpoint.save(directory, run.policy, run.learner, state, run.recipe.checkpoint, tensors)
     run.world.barrier()
