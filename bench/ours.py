@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from bench.arithmetic import GB, kv_cache_bytes
-from bench.peers.serve import now, open_output, peak_mb, requests, serve, watch_memory
+from bench.peers.serve import answer, now, open_output, peak_mb, requests, watch_memory
 from bench.products import Products
 from bench.workloads import WORKLOADS, Workload, boxed, even, read_prompts
 from sieverl.algorithms import get_algorithm
@@ -41,7 +41,7 @@ from sieverl.types import Prompt
 from sieverl.verify import Pool
 
 Row = dict[str, Any]
-Known = dict[str, Callable[..., Row]]
+ALONE = World()
 STRATEGIES = ("replicated", "fsdp")
 VERIFIERS: dict[Callable[[str, str], float], dict[str, str]] = {
     boxed: {"name": "math"},
@@ -52,18 +52,17 @@ MAX_ROWS = 512
 
 @dataclass(frozen=True)
 class How:
-    """Where and with what: rank 0 trains all weights; importance weights are what a run has with other engines."""
+    """Where and with what: LoRA rank 0 trains all weights; importance weights are what a run has with other engines."""
 
     device: str = "cpu"
     engine: str = "torch"
     lora_rank: int = 0
     importance_weights: bool = False
-    world: World = field(default_factory=World)
+    world: World = ALONE
     strategy: str = "replicated"
-    activation_checkpointing: bool = False
 
 
-ALONE = How()
+HERE = How()
 
 
 @dataclass
@@ -97,26 +96,14 @@ def shared_requests(world: World) -> Iterator[Row]:
         yield request
 
 
-def of_ranks(write: Callable[[Row], None], world: World) -> Callable[[Row], None]:
-    """Writes, on rank 0, its own row with the largest memory of all ranks."""
-
-    def write_all(row: Row) -> None:
-        found = world.all_gather(row)
-        peaks: Row = {name: max(r[name] for r in found) for name in ("peak_mb", "update_mb") if name in row}
-        if world.rank == 0:
-            write({**row, **peaks})
-
-    return write_all
-
-
-def make_side(  # many parameters: everything that a side of a comparison may differ in
+def make_side(  # many parameters: what may differ between two sides
     workload: Workload,
     model: Path,
     dtype: str,
     train: Train,
     rows: list[dict[str, str]],
     seed: int,
-    how: How = ALONE,
+    how: How = HERE,
 ) -> Side:
     """Load everything. The clock of no step covers this."""
     peak = watch_memory(how.device) if how.device != "cpu" else memory_mb
@@ -127,7 +114,7 @@ def make_side(  # many parameters: everything that a side of a comparison may di
     policy = Policy(causal, tokenizer, DTYPES[dtype])
     sampling = SamplingParams(workload.max_tokens, stop_ids(policy.causal, tokenizer))
     tokens = [tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in rows]
-    engine = build_engine(how.engine, policy, workload)
+    engine = build_engine(how, policy, workload)
     if how.strategy == "fsdp" and how.world.size > 1:
         policy.shard(Sharding(how.world.size))
     engine.load(policy.weights(), version=0)
@@ -138,15 +125,16 @@ def make_side(  # many parameters: everything that a side of a comparison may di
     return Side(workload, environment, prompts, learner, rows, device=how.device, peak=peak)
 
 
-def build_engine(name: str, policy: Policy, workload: Workload) -> Engine:
+def build_engine(how: How, policy: Policy, workload: Workload) -> Engine:
     """The engine that a recipe would name. Raises a UsageError for one that is missing or takes another model."""
-    if name not in ENGINES:
-        raise UsageError(f"SieveRL has no engine {name!r}; it has {', '.join(ENGINES)}")
+    if how.engine not in ENGINES:
+        raise UsageError(f"SieveRL has no engine {how.engine!r}; it has {', '.join(ENGINES)}")
     cache_gb = kv_cache_bytes(workload, policy.compute.itemsize) / GB
     known = {"max_num_seqs": MAX_ROWS, "kv_cache_gb": max(1.0, 1.1 * cache_gb)}
     settings = Rollout.model_validate({key: value for key, value in known.items() if key in Rollout.model_fields})
-    build = getattr(ENGINES[name], "build", None)  # what an engine has that needs more than the policy
-    engine: Engine = build(policy, settings, World()) if build else ENGINES[name](policy, MAX_ROWS)
+    kind = ENGINES[how.engine]
+    build = getattr(kind, "build", None)  # what an engine has that needs more than the policy
+    engine: Engine = build(policy, settings, how.world) if build else kind(policy, MAX_ROWS)
     return engine
 
 
@@ -246,18 +234,19 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--strategy", choices=STRATEGIES, default="replicated", help="under torchrun")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--engine", default="torch")
     parser.add_argument("--lora-rank", type=int, default=0, help="train adapters of this rank; 0: all weights")
     parser.add_argument("--importance-weights", action="store_true", help="as a run has where an engine rounds")
+    parser.add_argument("--strategy", choices=STRATEGIES, default="replicated", help="under torchrun")
     options = parser.parse_args()
     write, world = open_output(), init_distributed()
     torch.set_num_threads(options.threads)
     workload = WORKLOADS[options.workload]
     train = Train(lr=workload.learning_rate, micro_batch_tokens=options.micro_batch_tokens)
     rows = read_prompts(options.model / "prompts.jsonl")
-    how = How(options.device, options.engine, options.lora_rank, options.importance_weights, world, options.strategy)
+    weighted = options.importance_weights
+    how = How(options.device, options.engine, options.lora_rank, weighted, world, options.strategy)
     side = make_side(workload, options.model, options.dtype, train, rows, 0, how)
 
     @cache
@@ -268,12 +257,15 @@ def main() -> None:
         seconds, tokens = products().rollout(*side.lengths), sum(side.lengths[1])
         return {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
 
-    known: Known = {
+    known: dict[str, Callable[..., Row]] = {
         "step": partial(rl_step, side),
         "rollout": partial(rollout, side),
         "products": bare,
     }
-    serve(of_ranks(write, world), known, shared_requests(world))
+    for request in shared_requests(world):
+        found = world.all_gather(answer(known, request))
+        if world.rank == 0:
+            write({**found[0], "peak_mb": max(row.get("peak_mb", 0.0) for row in found)})
     side.environment.pool.close()
     if world.size > 1:
         torch.distributed.destroy_process_group()

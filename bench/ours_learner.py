@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from bench.arithmetic import update_flops
-from bench.ours import ALONE, STRATEGIES, How, Known, of_ranks, shared_requests
-from bench.peers.serve import now, open_output, peak_mb, serve
+from bench.ours import HERE, STRATEGIES, How, shared_requests
+from bench.peers.serve import answer, now, open_output, peak_mb
 from bench.products import Products, peak_flops
 from bench.workloads import WORKLOADS, Workload, shape
 from sieverl.algorithms import get_algorithm
@@ -44,7 +44,7 @@ class Update:
     responses: Responses
     rollouts: dict[int, Rollout]
     workload: Workload
-    how: How
+    how: How = HERE
     before_mb: float = 0.0  # resident before the model was made
 
     @cached_property
@@ -155,7 +155,14 @@ def _status_mb(name: str) -> float:
         return next(int(row.split()[1]) for row in file if row.startswith(name + ":")) * 1024 / 1e6
 
 
-def make_update(workload: Workload, dtype: str, micro_batch_tokens: int, length: int, how: How = ALONE) -> Update:
+def make_update(  # many parameters: what may differ between two sides
+    workload: Workload,
+    dtype: str,
+    micro_batch_tokens: int,
+    length: int,
+    how: How = HERE,
+    recompute: bool = False,
+) -> Update:
     """A batch with rewards as on real prompts: each prompt's chance of a right answer is drawn from Beta(1/2, 1/2)."""
     g = np.random.default_rng(0)
     rows = workload.responses
@@ -180,7 +187,7 @@ def make_update(workload: Workload, dtype: str, micro_batch_tokens: int, length:
     model = make_model(workload, how.device)
     if how.lora_rank:
         model = new_adapters(model, how.lora_rank, 2.0 * how.lora_rank, "all-linear")
-    policy = Policy(model, None, DTYPES[dtype], activation_checkpointing=how.activation_checkpointing)
+    policy = Policy(model, None, DTYPES[dtype], activation_checkpointing=recompute)
     if how.strategy == "fsdp" and how.world.size > 1:
         policy.shard(Sharding(how.world.size))
     learner = Learner(policy, get_algorithm("grpo"), train, world=how.world)
@@ -207,36 +214,33 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--strategy", choices=STRATEGIES, default="replicated", help="under torchrun")
-    parser.add_argument("--activation-checkpointing", action="store_true")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--lora-rank", type=int, default=0, help="train adapters of this rank; 0: all weights")
+    parser.add_argument("--strategy", choices=STRATEGIES, default="replicated", help="under torchrun")
+    parser.add_argument("--activation-checkpointing", action="store_true")
     options = parser.parse_args()
     write, world = open_output(), init_distributed()
     torch.set_num_threads(options.threads)
     workload = WORKLOADS[options.workload]
     changes = {"vocabulary": options.vocabulary, "prompts": options.prompts, "samples": options.samples}
     workload = replace(workload, **{key: value for key, value in changes.items() if value})
+    how = How(options.device, lora_rank=options.lora_rank, world=world, strategy=options.strategy)
     again = options.activation_checkpointing
-    how = How(
-        options.device,
-        lora_rank=options.lora_rank,
-        world=world,
-        strategy=options.strategy,
-        activation_checkpointing=again,
-    )
-    update = make_update(workload, options.dtype, options.micro_batch_tokens, options.length, how)
+    update = make_update(workload, options.dtype, options.micro_batch_tokens, options.length, how, again)
 
     def peak() -> Row:
-        return {"flops": peak_flops(DTYPES[options.dtype], options.device)}
+        return {"flops": peak_flops(DTYPES[options.dtype], how.device)}
 
-    known: Known = {
+    known: dict[str, Callable[..., Row]] = {
         "update": update.run,
         "products": update.bare,
         "memory": update.memory,
         "peak": peak,
     }
-    serve(of_ranks(write, world), known, shared_requests(world))
+    for request in shared_requests(world):
+        found = world.all_gather(answer(known, request))
+        if world.rank == 0:
+            write({**found[0], "update_mb": max(row.get("update_mb", 0.0) for row in found)})
     if world.size > 1:
         torch.distributed.destroy_process_group()
 

@@ -75,7 +75,6 @@ SHORT = Workload("short", 64, 37, boxed, 261, 128, 352, layers=4, heads=4, kv_he
 LONG_TAIL = Workload("long-tail", 512, 90, even, 64, 384, 1024, layers=6, heads=6, kv_heads=3)
 TINY = Workload("tiny", 16, 8, even, 64, 64, 128, layers=2, heads=2, kv_heads=1, prompts=4, samples=4)
 LARGE = Workload("large", 256, 90, even, 64, 640, 1728, layers=8, heads=10, kv_heads=5, prompts=4)  # 36M parameters
-BIG = Workload("100M", 256, 90, even, 8192, 768, 2432, layers=12, heads=12, kv_heads=4, prompts=4)
 # The sizes of Qwen2.5's configurations, and their whole vocabulary on the smallest model.
 QWEN_05B = Workload(
     "qwen2.5-0.5b", 512, 200, even, 151936, 896, 4864, layers=24, heads=14, kv_heads=2, prompts=64, tied=True
@@ -87,6 +86,7 @@ QWEN_7B = Workload(
     "qwen2.5-7b", 512, 200, even, 152064, 3584, 18944, layers=28, heads=28, kv_heads=4, prompts=64, stored="bfloat16"
 )
 TOY = Workload("toy", 16, 8, even, 151936, 64, 128, layers=2, heads=2, kv_heads=1, prompts=4, samples=4, tied=True)
+BIG = Workload("100M", 256, 90, even, 8192, 768, 2432, layers=12, heads=12, kv_heads=4, prompts=4)
 WORKLOADS = {w.name: w for w in (SHORT, LONG_TAIL, LARGE, TINY, BIG, QWEN_05B, QWEN_15B, QWEN_7B, TOY)}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from conftest import ROOT
 from bench import gpu, gpu_report
 from bench.arithmetic import adapters, layer_weights, parameters, rollout_bytes, update_bytes, update_flops
 from bench.ours_learner import make_update
+from bench.peers.venv import NotInstalledError
 from bench.workloads import QWEN_05B, QWEN_7B, QWEN_15B, TINY, TOY, Workload, even
 from sieverl.model.load import new_adapters
 
@@ -66,6 +69,12 @@ def test_what_does_not_fit_is_left_out_with_the_arithmetic(tmp_path: Path) -> No
     assert rollout_bytes(QWEN_7B, "bfloat16")[0] < 80e9
 
 
+def test_a_failed_process_is_left_out_with_its_last_error(tmp_path: Path) -> None:
+    none = gpu.process("test-failure", Path(sys.executable), "bench.ours", "--workload", "toy", "--model", tmp_path)
+    with pytest.raises(gpu.LeftOutError, match="Error: "), none as other:
+        gpu.step(other)
+
+
 def lines(device: str, place: str, speed: float) -> list[dict[str, Any]]:
     about = {"machine": {"cpu": "a CPU", "cores": 2}, "versions": {"torch": "2"}, "date": "2026-01-01"}
     found = {"tokens_per_second": speed, "mean_length": 9.0, "peak_mb": 10.0}
@@ -94,21 +103,29 @@ def test_the_page_is_that_of_the_results() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # half a dozen processes that each load PyTorch
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the toy size is for a CPU")
-def test_toy_size_end_to_end(tmp_path: Path) -> None:
-    """Every engine and every side has a row: numbers, or why it is left out."""
+def test_toy_size_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every engine and every side has a row: numbers, or why it is left out. The peers cannot be installed."""
+
+    def fail(name: str, install: bool) -> Path:
+        raise NotInstalledError(f"no {name} for this platform")
+
+    monkeypatch.setattr(gpu, "ensure_venv", fail)
     results, page = tmp_path / "r.jsonl", tmp_path / "p.md"
-    options = ["--repeats", "1", "--no-install", "--no-tests", "--results", str(results), "--page", str(page)]
+    options = ["--repeats", "1", "--no-tests", "--results", str(results), "--page", str(page)]
     assert gpu.main(options) == 0
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     engines = {row["engine"]: row for row in rows if row["kind"] == "rollout"}
     assert set(engines) == set(gpu.ENGINES)
+    assert find_spec("vllm") or engines["vllm"]["left_out"] == "no vllm for this platform"
     for name in ("torch", "transformers"):
         assert engines[name]["tokens_per_second"] > 0
     (learner,) = (row for row in rows if row["kind"] == "learner")
     assert 0 < learner["everything"]["utilisation"] < 1
     sides = {row["side"]: row for row in rows if row["kind"] == "rl_step"}
-    assert {"SieveRL, torch", "TRL, generate"} <= set(sides)
+    assert "SieveRL, torch" in sides
+    assert sides["TRL, generate"]["left_out"] == "no trl for this platform"
     assert sides["SieveRL, torch"]["selected"]["kept"] <= 1
     text = " ".join(page.read_text().split())
     assert "measures nothing" in text

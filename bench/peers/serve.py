@@ -38,21 +38,15 @@ def requests() -> Iterator[dict[str, Any]]:
         yield json.loads(text)
 
 
-def serve(
-    write: Callable[[dict[str, Any]], None],
-    known: Mapping[str, Callable[..., dict[str, Any]]],
-    asked: Iterator[dict[str, Any]] | None = None,
-) -> None:
-    """Answer each request with what `known[request["do"]]` returns, or with an `error` where the GPU is too small."""
+def answer(known: Mapping[str, Callable[..., dict[str, Any]]], request: dict[str, Any]) -> dict[str, Any]:
+    """What `known[request["do"]]` returns, or an `error` where the GPU is too small."""
     import torch
 
-    for request in asked or requests():
-        try:
-            row = known[request.pop("do")](**request)
-        except torch.OutOfMemoryError as error:
-            row = {"error": str(error).partition(". GPU")[0]}
-            torch.cuda.empty_cache()
-        write(row)
+    try:
+        return known[request.pop("do")](**request)
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        return {"error": str(error).partition(". GPU")[0]}
 
 
 def now(device: str = "cpu") -> float:
