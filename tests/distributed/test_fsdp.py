@@ -70,7 +70,7 @@ def test_sampling_ahead_of_training(tmp_path: Path) -> None:
     options = ("rollout.staleness=1", "train.minibatches=2", "train.lr=1e-3")
     run(tmp_path / "one", 1, 4, "grpo", *options)
     run(tmp_path / "two", 2, 4, "grpo", *options, "distributed.strategy=fsdp")
-    same(tmp_path / "one" / "grpo", tmp_path / "two" / "grpo")
+    same_run(tmp_path / "one" / "grpo", tmp_path / "two" / "grpo")
     for step in (3, 4):  # as if it had been killed before; the batch that waited is that of two ranks
         shutil.rmtree(tmp_path / "two" / "grpo" / "checkpoints" / f"step-{step}")
     run(tmp_path / "two", 1, 4, "grpo", *options)
