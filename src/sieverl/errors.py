@@ -26,6 +26,7 @@ class ExitCode(IntEnum):
     DATA = 3, "a model, dataset, row or answer that cannot be used"
     CHECKPOINT = 4, "no checkpoint that can be resumed"
     ALARM = 5, "the run stopped itself, because going on would waste it"
+    ENGINE = 6, "an engine crashed or did not answer in time; the same command resumes from the last checkpoint"
     PREEMPTED = 75, "stopped by SIGTERM and saved; the same command resumes"
     INTERRUPTED = 130, "interrupted; the same command resumes from the last checkpoint"
 
@@ -56,6 +57,12 @@ class Alarm(SieveRLError):
     """The run stopped itself, because going on would waste it (exit code 5)."""
 
     exit_code = ExitCode.ALARM
+
+
+class EngineError(SieveRLError):
+    """An engine crashed, did not answer in time or lost its weights (exit code 6)."""
+
+    exit_code = ExitCode.ENGINE
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -53,7 +53,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     data = render_data(recipe, data, tokenizer, say)
     pool = undo.enter_context(build_pool(recipe, data.train))
     policy = build_policy(recipe, tokenizer, data, found)
-    engine = ENGINES[recipe.rollout.engine](policy, recipe.rollout.max_num_seqs)
+    engine = ENGINES[recipe.rollout.engine].build(policy, recipe.rollout, world)
     say(f"{policy.causal.config.model_type}: {supported_ways(policy)}")
     shard(recipe, policy, world)
     reference = initial_policy(recipe, policy, world)
@@ -75,6 +75,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
         run.state = State.of(manifest.load_state(found))
         check_same_grades(run)
         say(f"resuming {recipe.run_dir} at step {run.state.step} of {recipe.steps}")
+    engine.load(policy.weights(), run.state.step)
     if world.rank == 0:
         open_run_dir(recipe, resume, run.state.step if found else None)
     world.barrier()
