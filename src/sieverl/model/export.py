@@ -25,9 +25,8 @@ def checkpoint_weights(
     which every rank takes part in.
     """
     named = _merged(policy, weights, merge) if has_adapters(policy.model) else _whole(weights)
-    if getattr(policy.causal, "_weight_conversions", None) or get_model_conversion_mapping(
-        policy.causal, add_legacy=False
-    ):
+    causal = policy.causal
+    if getattr(causal, "_weight_conversions", None) or get_model_conversion_mapping(causal, add_legacy=False):
         # some models hold several tensors of their checkpoint in one, such as those of their experts
         return iter(revert_weight_conversion(causal, dict(named)).items())
     return named

@@ -1,0 +1,83 @@
+"""Run by test_vllm with the Python of .venv-vllm: `vllm_runs.py WHAT FOLDER`, short runs with vLLM itself, to JSON.
+
+Also under torchrun, for WHAT = ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from runs import NOT_EVALUATED, recipe
+from torch import Tensor
+
+from sieverl.engines.vllm import VllmEngine
+from sieverl.errors import Alarm
+from sieverl.run_dir.metrics import MetricsLog
+from sieverl.training.loop import train
+from sieverl.training.setup import prepare
+
+SMALL = {
+    "algorithm": "reinforce",  # keeps everything, so that every step makes an update
+    "rollout__engine": "vllm",
+    "rollout__kv_cache_gb": 0.25,
+    "dtype": "float32",
+    "train__lr": 3e-4,
+}
+
+
+def run(folder: Path, name: str, **changes: Any) -> list[dict[str, Any]]:
+    """The rows of metrics of a run."""
+    prepared = prepare(recipe(folder / name, **{**SMALL, **changes}), say=lambda text: None)
+    with prepared.pool:
+        train(prepared)
+    return MetricsLog(folder / name / "metrics.jsonl").rows()
+
+
+def stale(folder: Path) -> dict[str, Any]:
+    """What a run says whose engine claims to take new weights and keeps its first ones."""
+    prepared = prepare(recipe(folder / "stale", **{**SMALL, **NOT_EVALUATED}), say=lambda text: None)
+
+    def load(engine: VllmEngine, weights: Mapping[str, Tensor], version: int) -> None:
+        engine.version = version
+
+    VllmEngine.load = load  # type: ignore[method-assign, assignment]
+    try:
+        with prepared.pool:
+            train(prepared)
+    except Alarm as alarm:
+        return {"step": prepared.state.step, "said": str(alarm)}
+    return {"step": -1, "said": ""}
+
+
+def alone(folder: Path) -> dict[str, Any]:
+    """Ten updates, the same run resumed, LoRA with a stop string, and an engine that is frozen on purpose."""
+    function = torch.set_num_threads
+    return {
+        "ten": run(folder, "ten", steps=10, evaluate__every=10, evaluate__limit=2),
+        "resumed": run(folder, "ten", steps=11, evaluate__every=10, evaluate__limit=2),
+        "threads as they were": torch.set_num_threads is function,
+        "lora": run(folder, "lora", steps=3, model__lora__rank=4, rollout__stop='["box"]', **NOT_EVALUATED),
+        "stale": stale(folder),
+    }
+
+
+def ranks(folder: Path) -> dict[str, Any]:
+    """Two ranks: sharded with an engine each, replicated with one engine for both."""
+    found = {
+        "fsdp": run(folder, "fsdp", steps=2, distributed__strategy="fsdp"),
+        "tensor parallel": run(folder, "tp", steps=2, rollout__tensor_parallel_size=2),
+    }
+    torch.distributed.barrier()
+    return found
+
+
+if __name__ == "__main__":
+    what, folder = sys.argv[1], Path(sys.argv[2])
+    found = {"alone": alone, "ranks": ranks}[what](folder)
+    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        (folder / f"{what}.json").write_text(json.dumps(found))
