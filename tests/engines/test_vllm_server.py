@@ -39,7 +39,13 @@ def policy() -> Policy:
 
 
 def engine(policy: Policy, folder: Path, *servers: StandIn, **changes: Any) -> VllmServerEngine:
-    options = {"servers": [s.url for s in servers], "weights_dir": str(folder), "timeout_s": 5.0, "max_tokens": 64, **changes}
+    options = {
+        "servers": [s.url for s in servers],
+        "weights_dir": str(folder),
+        "timeout_s": 5.0,
+        "max_tokens": 64,
+        **changes,
+    }
     return VllmServerEngine.build(policy, build({"rollout": options}).rollout, World())
 
 

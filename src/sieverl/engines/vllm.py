@@ -59,12 +59,13 @@ class VllmEngine:
         self.world = world
         self.ranks = shared_by(world, settings.tensor_parallel_size)
         self.sleeps = policy.device.type == "cuda"
-        self._folder = tempfile.TemporaryDirectory(prefix="sieverl-vllm-")
         self._vllm = import_vllm()
+        self._folder = tempfile.TemporaryDirectory(prefix="sieverl-vllm-")
         try:
             with own_threads():
                 self._llm = self._vllm.LLM(**self._options(settings))
         except Exception as error:  # an unsupported model or too little memory may fail in any way
+            self._folder.cleanup()
             raise UsageError(
                 f"vLLM does not start with this {type(policy.causal).__name__}: {first_line(error)}; "
                 'lower rollout.kv_cache_gb, or use rollout.engine = "torch"'
