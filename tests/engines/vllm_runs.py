@@ -1,6 +1,6 @@
 """Run by test_vllm with the Python of .venv-vllm: `vllm_runs.py WHAT FOLDER`, short runs with vLLM itself, to JSON.
 
-Also under torchrun, for WHAT = ranks.
+Under torchrun for WHAT = sharded and shared.
 """
 
 from __future__ import annotations
@@ -66,18 +66,18 @@ def alone(folder: Path) -> dict[str, Any]:
     }
 
 
-def ranks(folder: Path) -> dict[str, Any]:
-    """Two ranks: sharded with an engine each, replicated with one engine for both."""
-    found = {
-        "fsdp": run(folder, "fsdp", steps=2, distributed__strategy="fsdp"),
-        "tensor parallel": run(folder, "tp", steps=2, rollout__tensor_parallel_size=2),
-    }
-    torch.distributed.barrier()
-    return found
+def sharded(folder: Path) -> dict[str, Any]:
+    """A model that is sharded over the ranks, an engine on each of them."""
+    return {"rows": run(folder, "sharded", steps=2, distributed__strategy="fsdp")}
+
+
+def shared(folder: Path) -> dict[str, Any]:
+    """A model on each rank, one engine for all."""
+    return {"rows": run(folder, "shared", steps=2, rollout__tensor_parallel_size=2)}
 
 
 if __name__ == "__main__":
     what, folder = sys.argv[1], Path(sys.argv[2])
-    found = {"alone": alone, "ranks": ranks}[what](folder)
+    found = {"alone": alone, "sharded": sharded, "shared": shared}[what](folder)
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         (folder / f"{what}.json").write_text(json.dumps(found))
