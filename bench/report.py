@@ -31,6 +31,8 @@ ABOUT = {
     "which computes all responses and gives the rejected ones weight zero.",
     "time_to_accuracy": "Seconds of training until avg@4 on held-out problems has risen by 15 points, from the shipped "
     "model, with GRPO and the same settings. Evaluation and loading are not counted.",
+    "ahead": "Seconds of a step with `rollout.staleness = 1` against 0 on the demo: one process samples and one learns, "
+    "a thread each, at once or in turns. The passes over a batch are chosen so that both halves take about as long.",
     "startup": "Wall-clock time of a new process.",
 }
 HEAD = "| What | SieveRL | Peer | Ratio | Unit |\n|-|-:|-:|-:|-|\n"

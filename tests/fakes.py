@@ -120,7 +120,7 @@ def on_ranks(size: int, function: Callable[[World], T]) -> list[T]:
 
     def rank(number: int) -> T:
         try:
-            return function(ThreadWorld(number, size, meeting))
+            return function(ThreadWorld(number, size, meeting=meeting))
         except BaseException:
             meeting.barrier.abort()
             raise

@@ -48,7 +48,7 @@ def recipe(run_dir: Path, **overrides: Any) -> Recipe:
 
 def run_it(run_dir: Path, resume: Resume = "auto", **overrides: Any) -> Run:
     run = prepare(recipe(run_dir, **overrides), resume, say=lambda text: None)
-    with run.pool:
+    with run:
         train(run)
     return run
 

@@ -14,7 +14,17 @@ from sieverl.algorithms import objective as obj
 from sieverl.algorithms.axes import with_axes
 from sieverl.algorithms.objective import Penalty
 from sieverl.data import Cursor, load_prompts
-from sieverl.errors import Alarm, CheckpointError, DataError, ExitCode, SieveRLError, UsageError, first_line, nearest
+from sieverl.errors import (
+    Alarm,
+    CheckpointError,
+    DataError,
+    EngineError,
+    ExitCode,
+    SieveRLError,
+    UsageError,
+    first_line,
+    nearest,
+)
 from sieverl.files import check_writable
 from sieverl.model.files import check_attention
 from sieverl.model.find import find_model
@@ -132,10 +142,10 @@ def test_a_k1_penalty_of_a_recipe_is_an_error_for_people_and_not_a_traceback() -
 
 
 def test_every_class_has_its_exit_code_and_every_code_its_meaning() -> None:
-    codes = {kind: int(kind.exit_code) for kind in (UsageError, DataError, CheckpointError, Alarm)}
-    assert codes == {UsageError: 2, DataError: 3, CheckpointError: 4, Alarm: 5}
+    codes = {kind: int(kind.exit_code) for kind in (UsageError, DataError, CheckpointError, Alarm, EngineError)}
+    assert codes == {UsageError: 2, DataError: 3, CheckpointError: 4, Alarm: 5, EngineError: 6}
     assert issubclass(SieveRLError, ValueError), "who catches a ValueError catches ours"
-    assert [int(code) for code in ExitCode] == [0, 2, 3, 4, 5, 75, 130]
+    assert [int(code) for code in ExitCode] == [0, 2, 3, 4, 5, 6, 75, 130]
     assert len({code.meaning for code in ExitCode}) == len(ExitCode)
 
 

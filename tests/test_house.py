@@ -117,5 +117,8 @@ def test_wheel_says_its_version_licence_and_command(wheel: zipfile.ZipFile) -> N
     assert wheel.read(f"{about}/licenses/LICENSE").decode().lstrip().startswith("Apache License")
     metadata = wheel.read(f"{about}/METADATA").decode().splitlines()
     assert {"Name: sieverl", f"Version: {sieverl.__version__}", "License-Expression: Apache-2.0"} <= set(metadata)
-    assert [line for line in metadata if line.startswith("Provides-Extra")] == ["Provides-Extra: dev"]
+    assert [line for line in metadata if line.startswith("Provides-Extra")] == [
+        "Provides-Extra: vllm",
+        "Provides-Extra: dev",
+    ]
     assert "sieverl = sieverl.cli:main" in wheel.read(f"{about}/entry_points.txt").decode()

@@ -26,7 +26,7 @@ class ExitCode(IntEnum):
     DATA = 3, "a model, dataset, row or answer that cannot be used"
     CHECKPOINT = 4, "no checkpoint that can be resumed"
     ALARM = 5, "the run stopped itself, because going on would waste it"
-    ENGINE = 6, "an engine crashed or did not answer in time; the same command resumes from the last checkpoint"
+    ENGINE = 6, "the engine failed; the same command resumes from the last checkpoint"
     PREEMPTED = 75, "stopped by SIGTERM and saved; the same command resumes"
     INTERRUPTED = 130, "interrupted; the same command resumes from the last checkpoint"
 
@@ -60,7 +60,7 @@ class Alarm(SieveRLError):
 
 
 class EngineError(SieveRLError):
-    """An engine crashed, did not answer in time or lost its weights (exit code 6)."""
+    """The engine crashed, does not answer, or has other weights than it should (exit code 6)."""
 
     exit_code = ExitCode.ENGINE
 

@@ -79,7 +79,7 @@ def test_training_evaluates_with_the_same_code(evaluate: Evaluate) -> None:
     """Row 0 of a run's metrics is what the command says with the run's seed + 1."""
     changes = {"steps": 1, "run_dir": "run", "evaluate.limit": 6, "data.options.size": 60, "evaluate.kl_prompts": 0}
     run = prepare(load(RECIPE, changes), say=lambda text: None)
-    with run.pool:
+    with run:
         row = evaluate_run(run)
     evaluate(*DEMO, "-k", "4", "--seed", "1")
     numbers = json.loads(Path("eval-demo.json").read_text())["scores"]

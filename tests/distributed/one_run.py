@@ -19,7 +19,7 @@ if __name__ == "__main__":
     changes = dict(option.split("=", 1) for option in options)
     for name in changes.pop("algorithms").split(","):
         run = prepare(recipe(Path(folder) / name, algorithm=name, steps=int(steps), **changes), say=lambda text: None)
-        with run.pool:
+        with run:
             train(run)
         if run.policy.sharded:
             held = sum(p.to_local().numel() for p in run.policy.parameters.values())  # type: ignore[attr-defined]

@@ -142,8 +142,8 @@ def test_vllm_has_the_weights_of_the_learner_after_every_update(tmp_path: Path) 
 @pytest.mark.parametrize("what", ["sharded", "shared"])
 def test_two_ranks_have_an_engine_each_or_share_one(what: str, tmp_path: Path) -> None:
     """FSDP2 with an engine on each rank; a replicated model with tensor parallelism."""
-    launch = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run_script(*launch, ROOT / "tests" / "engines" / "vllm_runs.py", what, tmp_path)
+    launch = "-m torch.distributed.run --standalone --nproc-per-node 2".split()
+    run_script(PYTHON, *launch, ROOT / "tests" / "engines" / "vllm_runs.py", what, tmp_path)
     check_updates(json.loads((tmp_path / f"{what}.json").read_text())["rows"], 2)
 
 

@@ -51,7 +51,7 @@ SIZES: dict[str, Any] = {
 def curve(name: str, run_dir: Path) -> list[dict[str, Any]]:
     """What was kept in each step, as (group, sample), and the step's numbers."""
     run = prepare(load(RECIPE, {**SIZES, "algorithm": name, "run_dir": str(run_dir)}), say=lambda text: None)
-    with run.pool:
+    with run:
         train(run)
     out = []
     for row in run.metrics.rows()[1:]:

@@ -18,7 +18,8 @@ from sieverl.learner.batches import pack
 from sieverl.rollout.collect import Batch
 from sieverl.run_dir.metrics import MetricsLog
 from sieverl.run_dir.rollouts import rollout_path
-from sieverl.training.loop import assign_credit, collect, train
+from sieverl.training.ahead import next_batch
+from sieverl.training.loop import assign_credit, train
 from sieverl.training.setup import prepare
 from sieverl.training.signals import Preempted
 from sieverl.types import Metrics, Note, Responses
@@ -64,7 +65,7 @@ def test_sigterm_finishes_the_step_saves_and_stops(tmp_path: Path) -> None:
         if row["step"] == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with run.pool, pytest.raises(Preempted):
+    with run, pytest.raises(Preempted):
         train(run, on_row)
     assert newest_step(tmp_path / "s") == 2
 
@@ -101,8 +102,8 @@ def test_M5_masked_truncated_responses_leave_the_denominator_too(tmp_path: Path)
 def test_M9_the_greedy_response_of_each_prompt_is_there_row_by_row(tmp_path: Path) -> None:
     """Everything a shape looks at: reward, correct, length, truncated."""
     run = prepare(recipe(tmp_path / "g", algorithm="remax", axes__shape="zero_one"), say=lambda t: None)
-    with run.pool:
-        batch = collect(run)
+    with run:
+        batch = next_batch(run)
     rows, greedy = batch.responses, batch.responses.greedy
     assert greedy is not None
     assert len(greedy) == len(rows) == 16
@@ -122,8 +123,8 @@ def test_M9_the_greedy_response_of_each_prompt_is_there_row_by_row(tmp_path: Pat
 def test_M16_reinforce_ada_counts_n_responses_a_prompt_however_many_it_drew(tmp_path: Path, minibatches: int) -> None:
     """All are wrong: 4 prompts x 4 rounds x 4 responses, of which each prompt has 4 in the denominator."""
     run = fake_run(tmp_path, [r"\boxed{x}"], algorithm="reinforce_ada", train__minibatches=minibatches)
-    with run.pool:
-        batch = collect(run)
+    with run:
+        batch = next_batch(run)
     assert (len(batch.responses), batch.rounds, batch.responses.samples) == (64, 4, 4)
     batches = pack(batch.responses, assign_credit(run, batch), batch.rollouts, run.algorithm, minibatches)
     assert [len(b.denominator.lengths) for b in batches] == [16 // minibatches] * minibatches

@@ -101,7 +101,7 @@ def test_verdicts_of_a_replayed_step_are_read_back(tmp_path: Path) -> None:
     run = prepare(recipe(tmp_path / "w", steps=1, **NOT_EVALUATED), say=lambda t: None)
     os.makedirs(tmp_path / "w" / "rollouts")
     os.link(rollout_path(tmp_path / "v", 1), rollout_path(tmp_path / "w", 1))
-    with run.pool, NeverAsked({"name": "math"}) as pool:
+    with run, NeverAsked({"name": "math"}) as pool:
         run.environment = replace(run.environment, pool=pool)
         train(run)
     assert read_verdicts(tmp_path / "w", 1) == known

@@ -27,7 +27,7 @@ def test_M17_a_bfloat16_engine_counts_as_off_policy(tmp_path: Path) -> None:
     """It rounds on its own: 0.006 nats from the learner in the mean, more than the clip of gspo."""
     for dtype, off_policy in (("float32", False), ("bfloat16", True)):
         run = prepare(recipe(tmp_path / dtype, dtype=dtype), say=lambda text: None)
-        with run.pool:
+        with run:
             assert run.learner.off_policy_engine == off_policy
 
 

@@ -107,7 +107,7 @@ def train_recipe(recipe: Recipe, resume: Resume, ending: Callable[[Path, Console
     if run.state.step >= recipe.steps and run.metrics.rows():
         console.print(f"{run.run_dir} is at step {run.state.step} of {recipe.steps}: nothing is left to do")
     first = run.world.rank == 0
-    with run.pool:
+    with run:
         try:
             train(run, Progress(recipe, run.state.step, run.declared_graded is not False, console))
         except Preempted as stopped:

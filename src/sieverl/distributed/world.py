@@ -26,11 +26,16 @@ class World:
 
     rank: int = 0
     size: int = 1
+    group: dist.ProcessGroup | None = None  # None: the default one
+
+    def another(self) -> World:
+        """The same ranks over connections of their own (on the CPU), for use beside this one in another thread."""
+        return self if self.size == 1 else World(self.rank, self.size, dist.new_group(backend="gloo", timeout=WAIT))
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks, in place and returned."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def sum_floats(self, values: Sequence[float]) -> list[float]:
@@ -43,7 +48,15 @@ class World:
         """`value` of every rank, in rank order."""
         out = [value] * self.size
         if self.size > 1:
-            dist.all_gather_object(out, value)
+            dist.all_gather_object(out, value, group=self.group)
+        return out
+
+    def all_to_all(self, tensor: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """What every rank has for this one, in rank order: `tensor` is cut into `sent` entries for each rank."""
+        if self.size == 1:
+            return tensor
+        out = tensor.new_empty(sum(received))
+        dist.all_to_all_single(out, tensor, list(received), list(sent), group=self.group)
         return out
 
     def maximum(self, value: int) -> int:
@@ -51,13 +64,13 @@ class World:
         if self.size == 1:
             return value
         tensor = torch.tensor(value)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
         return int(tensor)
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
 
 
 def init_distributed() -> World:

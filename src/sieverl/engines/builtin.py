@@ -100,6 +100,7 @@ class Sampled:
 class BuiltinEngine:
     """Samples from `policy.model`. `max_num_seqs` responses are decoded at a time (memory grows with it)."""
 
+    shares_weights = True
     sharded = True
     stop_strings = True
     float64 = True

@@ -72,6 +72,7 @@ class Engine(Protocol):
 class EngineClass(Protocol):
     """An engine that a recipe can name, and what it supports."""
 
+    shares_weights: bool  # whether it samples from the learner's own tensors, so that one waits for the other
     sharded: bool  # whether it samples from a policy that is sharded over ranks
     stop_strings: bool  # whether responses end at `SamplingParams.stop`
     float64: bool  # whether it computes in float64

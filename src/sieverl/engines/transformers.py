@@ -35,6 +35,7 @@ INSTEAD = 'use rollout.engine = "torch"'
 class TransformersEngine:
     """Samples from `policy.model`, at most `max_num_seqs` responses at a time."""
 
+    shares_weights = True
     sharded = False
     stop_strings = False
     float64 = True
@@ -80,7 +81,7 @@ class TransformersEngine:
                     continue
                 if result is None or result.error is not None:
                     why = result.error if result else manager.background_thread_status.fatal_error
-                    raise EngineError(f"continuous batching stopped: {why}; the same command goes on, or {INSTEAD}")
+                    raise EngineError(f"continuous batching stopped: {why}; {INSTEAD}")
                 i = int(result.request_id)
                 request, sample = samples[i]
                 tokens, logp = result.generated_tokens, result.logprobs

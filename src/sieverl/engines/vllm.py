@@ -38,6 +38,7 @@ Samples = Sequence[tuple[Request, int]]  # a request and the number of one of it
 class VllmEngine:
     """Samples with vLLM, at most `max_num_seqs` responses at a time."""
 
+    shares_weights = False
     sharded = True
     stop_strings = True
     float64 = False

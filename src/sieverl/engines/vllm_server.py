@@ -23,6 +23,7 @@ from sieverl.types import JsonObject, Rollout
 class VllmServerEngine:
     """Samples from `rollout.servers`, each of which has a part of the prompts."""
 
+    shares_weights = False
     sharded = True
     stop_strings = False  # vLLM compares texts without special tokens, so that it may stop elsewhere
     float64 = False

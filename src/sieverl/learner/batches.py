@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sieverl.algorithms.algorithm import Algorithm
-from sieverl.algorithms.shapes import FloatT, IntR
+from sieverl.algorithms.shapes import BoolR, FloatT, IntR
 from sieverl.algorithms.tokens import Denominator
 from sieverl.distributed.world import World
 from sieverl.types import Credit, Responses, Rollout
@@ -67,6 +67,11 @@ def mini_batch_of(prompt_R: IntR, minibatches: int) -> IntR:
     return index * minibatches // max(1, len(ordered))
 
 
+def computed(credit: Credit, algorithm: Algorithm) -> BoolR:
+    """Which responses go through the learner, bool [R]: the kept ones, or all where a penalty covers them."""
+    return credit.keep | algorithm.penalises_sampled
+
+
 def pack(
     responses: Responses,
     credit: Credit,
@@ -74,9 +79,9 @@ def pack(
     algorithm: Algorithm,
     minibatches: int,
 ) -> list[MiniBatch]:
-    """Mini-batches of this rank. `rollouts` are this rank's responses by row; the rows are those of all ranks."""
+    """Mini-batches of this rank. `rollouts` are the responses that it computes, by row; rows are those of all ranks."""
     batch_R = mini_batch_of(responses.prompt_R, minibatches)
-    compute_R = credit.keep | algorithm.penalises_sampled
+    compute_R = computed(credit, algorithm)
     paired = algorithm.aggregate.unit == "pair"
     out = []
     for batch in range(minibatches):

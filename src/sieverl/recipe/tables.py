@@ -75,6 +75,7 @@ class Rollout(Table):
     temperature: float = Field(1.0, gt=0)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     max_num_seqs: int = Field(512, gt=0, description="responses decoded at the same time")
+    staleness: int = Field(0, ge=0, description="steps by which sampling runs ahead of training; 0: strictly on-policy")
     engine: Literal["torch", "transformers", "vllm", "vllm_server"] = Field(
         "torch",
         description="built-in engine, continuous batching of transformers, vLLM in this process or a vLLM server",
@@ -143,7 +144,9 @@ class Alarms(Table):
     empty_steps: int = Field(20, ge=0, description="consecutive steps with nothing kept; 0: never")
     nonfinite_steps: int = Field(3, ge=0, description="consecutive steps with NaN or infinity; 0: never")
     engine_mismatch: float | None = Field(
-        None, ge=0, description="mean |log-prob difference| in nats; 0: never; default: 0.5 in bfloat16, else 0.001"
+        None,
+        ge=0,
+        description="mean |log-prob difference| in nats; 0: never; default: 0.001, in bfloat16 or with staleness 0.5",
     )
 
 

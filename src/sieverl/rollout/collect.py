@@ -50,6 +50,8 @@ class Batch:
     entropy: float = 0.0  # minus the mean log-prob of all sampled tokens
     reasons: Counter[str] = field(default_factory=Counter)  # of the verifier's errors, of all ranks
     parts_R: list[Mapping[str, float | None]] = field(default_factory=list)
+    version: int = 0  # of the weights that sampled it
+    seconds: float = 0.0  # that it took to sample and verify
 
     @property
     def rollouts(self) -> dict[int, Rollout]:

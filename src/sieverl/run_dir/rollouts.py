@@ -22,7 +22,8 @@ class RolloutRow:
     """One response as it is logged. `parts` are the parts of a reward that is a sum, each in a column `reward/<name>`.
 
     `group` is the number of the sampled prompt within the step. `logp` is the sum of the engine's log-probs, in nats.
-    `kept` and `advantage` are null in an evaluation.
+    `policy_version` is the number of steps that the weights which sampled it were trained. `kept` and `advantage` are
+    null in an evaluation.
     """
 
     step: int
@@ -40,6 +41,7 @@ class RolloutRow:
     kept: bool | None = None
     advantage: float | None = None
     logp: float
+    policy_version: int | None = None
     parts: Mapping[str, float | None] = field(default_factory=dict)
 
     @property

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -26,13 +27,21 @@ from sieverl.run_dir.manifest import PREFIX, digest, load_state, steps
 from sieverl.types import JsonObject
 
 
-def save(directory: Path, policy: Policy, learner: Learner, state: JsonObject, keep: int) -> None:
+def save(
+    directory: Path,
+    policy: Policy,
+    learner: Learner,
+    state: JsonObject,
+    keep: int,
+    more: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write the checkpoint of `state["step"]`, point `latest` at it and delete all but the newest `keep`.
 
-    Every rank must call this, since sharded weights are put together; rank 0 writes them, as those of one process.
+    `more` are tensors that are kept beside the optimiser's state. Every rank must call this, since sharded weights are
+    put together; rank 0 writes them, as those of one process.
     """
     weights = {name: whole(x).cpu() for name, x in policy.model.state_dict().items()} if policy.sharded else None
-    tensors = _tensors(learner)
+    tensors = {**_tensors(learner), **(more or {})}
     if learner.world.rank:
         return
     directory.mkdir(parents=True, exist_ok=True)
@@ -75,6 +84,12 @@ def restore(path: Path, learner: Learner) -> None:
                     key: part_like(file.get_tensor(f"{prefix}.{key}.{name}").to(parameter.device), parameter)
                     for key in ("exp_avg", "exp_avg_sq")
                 }
+
+
+def load_tensors(path: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors of the training state whose names begin with `prefix`."""
+    with safe_open(path / "training.safetensors", framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
 
 
 def _parts(learner: Learner) -> list[tuple[str, dict[str, torch.nn.Parameter], torch.optim.Optimizer]]:

@@ -38,6 +38,12 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
             f"engine whose log-probs are up to {ROUNDING} off by rounding alone; use train.old = 'learner'"
         )
     check_engine(recipe)
+    if recipe.rollout.staleness and "ratio" not in algorithm.needs:
+        raise UsageError(
+            f"rollout.staleness = {recipe.rollout.staleness} trains on responses of an older policy, and "
+            f"{recipe.algorithm} ({describe(algorithm.objective)}) has no importance ratio to correct for it; use "
+            "rollout.staleness = 0, or an algorithm with a ratio such as grpo or raft_pp"
+        )
     try_out(algorithm, recipe.algorithm)
     return algorithm
 
@@ -62,7 +68,7 @@ def check_engine(recipe: Recipe) -> None:
 
 def on_policy(recipe: Recipe) -> bool:
     """Whether the engine's log-probs are the learner's own, so that they need no importance sampling."""
-    return ENGINES[recipe.rollout.engine].on_policy(recipe.dtype)
+    return recipe.rollout.staleness == 0 and ENGINES[recipe.rollout.engine].on_policy(recipe.dtype)
 
 
 def left_out(recipe: Recipe, algorithm: Algorithm) -> str:

@@ -23,7 +23,9 @@ def evaluate(run: Run) -> Metrics:
         return {}
     started = time.perf_counter()
     name, k = settings.name, settings.samples
-    found = measure(run.environment, prompts, k, run.recipe.verify.spec)
+    spec, version = run.recipe.verify.spec, run.state.step
+    sampled = run.sampler.submit(run.engine, run.policy, version, lambda: measure(run.environment, prompts, k, spec))
+    found = sampled.result()
     row: Metrics = {}
     for score in (f"avg@{k}", f"pass@{k}", f"maj@{k}"):
         row[f"eval/{name}/{score}"], low, high = found.summary.scores[score]
@@ -42,7 +44,7 @@ def evaluate(run: Run) -> Metrics:
 
 def log_evaluation(run: Run, prompts: PromptSet, scored: Sequence[Scored]) -> None:
     """Every held-out response into its Parquet file, by rank 0."""
-    own = [rollout_row(run.state.step, prompts.prompts[s.rollout.group], s) for s in scored]
+    own = [rollout_row(run.state.step, run.state.step, prompts.prompts[s.rollout.group], s) for s in scored]
     rows = [row for part in run.world.all_gather(own) for row in part]
     if run.world.rank == 0:
         write_rollouts(run.run_dir, run.state.step, sorted(rows, key=lambda r: (r.prompt_id, r.sample)), "eval")

@@ -9,9 +9,10 @@ from dataclasses import asdict, replace
 
 from sieverl.engines.noise import derived_seed
 from sieverl.learner.batches import pack
-from sieverl.rollout.collect import Batch, collect_rollouts
-from sieverl.run_dir.rollouts import read_verdicts
+from sieverl.learner.redistribute import assign_ranks, imbalance, redistribute
+from sieverl.rollout.collect import Batch
 from sieverl.training import checkpoint
+from sieverl.training.ahead import next_batch, queue_to_saved
 from sieverl.training.alarms import check_alarms
 from sieverl.training.grades import settle_grades
 from sieverl.training.heldout import evaluate
@@ -19,7 +20,7 @@ from sieverl.training.notes import notes
 from sieverl.training.records import log_rollouts, record, step_metrics
 from sieverl.training.signals import Preempted, stop_requests
 from sieverl.training.state import Run
-from sieverl.types import Credit, Metrics, Note
+from sieverl.types import Credit, Metrics, Note, Rollout
 
 OnRow = Callable[[Metrics, Sequence[Note]], None]
 """Sees, on rank 0, every row of metrics and notes on it in words."""
@@ -52,18 +53,18 @@ def train(run: Run, on_row: OnRow = lambda row, notes: None) -> None:
 
 
 def one_step(run: Run) -> Metrics:
-    """Sample, learn, and give the new weights to the engine; the row of metrics of this step."""
+    """Sample and learn; the row of metrics of this step."""
     recipe, state = run.recipe, run.state
     started = time.perf_counter()
-    batch = collect(run)
+    batch = next_batch(run)
     sampled = time.perf_counter()
     credit = assign_credit(run, batch)
-    batches = pack(batch.responses, credit, batch.rollouts, run.algorithm, recipe.train.minibatches)
+    rollouts, unequal = share(run, batch, credit)
+    batches = pack(batch.responses, credit, rollouts, run.algorithm, recipe.train.minibatches)
     scores = run.learner.score(batches, probe=list(batch.rollouts.values())[: recipe.rollout.samples])
     metrics = run.learner.update(batches) | scores
     state.step += 1
     state.cursor = batch.cursor
-    run.engine.load(run.policy.weights(), version=state.step)
     ended = time.perf_counter()
     log_rollouts(run, batch, credit)
     tokens = int(batch.responses.length_R.sum())
@@ -71,25 +72,12 @@ def one_step(run: Run) -> Metrics:
         "step": state.step,
         **step_metrics(run, batch, credit),
         **metrics,
-        "rollout/tokens_per_second": tokens / (sampled - started),
+        "ranks/token_imbalance": unequal,
+        "rollout/tokens_per_second": tokens / batch.seconds,
         "time/rollout": sampled - started,
         "time/update": ended - sampled,
         "time/step": ended - started,
     }
-
-
-def collect(run: Run) -> Batch:
-    """The responses of the next step; verdicts of a step that was logged before a crash are read back."""
-    state, graded = run.state, run.declared_graded
-    if graded is None:
-        graded = state.graded or (None if state.step == 0 else False)
-    known = read_verdicts(run.run_dir, state.step + 1)
-    batch = collect_rollouts(
-        run.environment, run.prompts, run.algorithm, state.cursor, run.recipe.rollout, graded, known
-    )
-    run.earlier_reasons += run.reasons
-    run.reasons = batch.reasons
-    return batch
 
 
 def assign_credit(run: Run, batch: Batch) -> Credit:
@@ -105,8 +93,19 @@ def assign_credit(run: Run, batch: Batch) -> Credit:
     return credit
 
 
+def share(run: Run, batch: Batch, credit: Credit) -> tuple[dict[int, Rollout], float]:
+    """The responses that this rank computes, by row, and how unequal the ranks' work is: 0.05 is 5% over the mean."""
+    prompts = [run.prompts.prompt_tokens[index] for index in batch.prompt_of_group]
+    lengths, minibatches, world = [len(p) for p in prompts], run.recipe.train.minibatches, run.world
+    rank_R = assign_ranks(batch.responses, credit, run.algorithm, minibatches, lengths, world.size)
+    unequal = imbalance(batch.responses, rank_R, minibatches, lengths, world.size)
+    return redistribute(batch.responses, batch.rollouts, rank_R, prompts, world), unequal
+
+
 def save(run: Run) -> None:
     """A checkpoint of the state after the last step."""
     directory = run.run_dir / "checkpoints"
-    checkpoint.save(directory, run.policy, run.learner, asdict(run.state), run.recipe.checkpoint.keep)
+    queue, tensors = queue_to_saved(run)
+    state = {**asdict(run.state), "queue": queue}
+    checkpoint.save(directory, run.policy, run.learner, state, run.recipe.checkpoint.keep, tensors)
     run.world.barrier()

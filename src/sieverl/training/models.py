@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -12,12 +12,15 @@ import torch
 from sieverl.algorithms.algorithm import Algorithm
 from sieverl.assets import BASE
 from sieverl.distributed.world import World
+from sieverl.engines.process import ProcessEngine
+from sieverl.engines.protocol import Engine
+from sieverl.engines.registry import ENGINES
 from sieverl.errors import UsageError
 from sieverl.learner.critic import ValueModel
 from sieverl.learner.learner import Learner
 from sieverl.model import families
 from sieverl.model.files import check_ids
-from sieverl.model.load import choose_device, load_model, load_policy
+from sieverl.model.load import choose_device, load_model, load_policy, load_tokenizer
 from sieverl.model.policy import Policy
 from sieverl.recipe import Recipe
 from sieverl.training.checks import on_policy
@@ -46,6 +49,29 @@ def shard(recipe: Recipe, policy: Policy, world: World) -> None:
     """Shard the policy over the ranks where the recipe says so; one process has nothing to shard with."""
     if recipe.distributed.strategy == "fsdp" and world.size > 1:
         policy.shard(world.size, recipe.distributed.cpu_offload)
+
+
+def set_threads(recipe: Recipe) -> None:
+    """The CPU threads of this process; where sampling runs beside training each has half of the default number."""
+    if recipe.threads or recipe.rollout.staleness:
+        torch.set_num_threads(recipe.threads or max(1, torch.get_num_threads() // 2))
+
+
+def build_engine(recipe: Recipe, policy: Policy, world: World) -> Engine:
+    """The engine that the recipe names; in a process of its own where it is to sample while the learner trains."""
+    kind = ENGINES[recipe.rollout.engine]
+    if recipe.rollout.staleness and kind.shares_weights:
+        return ProcessEngine(partial(engine_with_own_weights, recipe))
+    return kind.build(policy, recipe.rollout, world)
+
+
+def engine_with_own_weights(recipe: Recipe) -> tuple[Policy, Engine]:
+    """An engine and the initial policy from which it samples, for a process of its own."""
+    set_threads(recipe)
+    path, lora = recipe.model.path or str(BASE), recipe.model.lora if recipe.model.lora.rank else None
+    device = choose_device(recipe.model.device)
+    policy = load_policy(path, load_tokenizer(path), recipe.dtype, device, recipe.model.attention, lora, recipe.seed)
+    return policy, ENGINES[recipe.rollout.engine].build(policy, recipe.rollout, World())
 
 
 def initial_policy(recipe: Recipe, policy: Policy, world: World) -> Callable[[], Policy]:

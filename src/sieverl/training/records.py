@@ -33,6 +33,7 @@ def step_metrics(run: Run, batch: Batch, credit: Credit) -> Metrics:
         "select/rounds": float(batch.rounds),
         "select/empty_steps": float(0 if credit.keep.any() else run.state.empty_steps + 1),
         "policy/entropy": batch.entropy,
+        "policy/staleness": float(run.state.step - 1 - batch.version),
         "rollout/length_mean": float(responses.length_R.mean()),
         "rollout/length_max": float(responses.length_R.max()),
         "rollout/truncated": float(responses.truncated_R.mean()),
@@ -58,9 +59,14 @@ def part_means(parts_R: Sequence[Mapping[str, float | None]]) -> Metrics:
 
 
 def rollout_row(
-    step: int, prompt: Prompt, scored: Scored, kept: bool | None = None, advantage: float | None = None
+    step: int,
+    version: int,
+    prompt: Prompt,
+    scored: Scored,
+    kept: bool | None = None,
+    advantage: float | None = None,
 ) -> RolloutRow:
-    """The record of one response."""
+    """The record of one response; `version` is that of the weights which sampled it."""
     rollout, verdict = scored.rollout, scored.verdict
     return RolloutRow(
         step=step,
@@ -78,6 +84,7 @@ def rollout_row(
         kept=kept,
         advantage=advantage,
         logp=float(sum(rollout.logp)),
+        policy_version=version,
         parts=verdict.parts,
     )
 
@@ -85,9 +92,9 @@ def rollout_row(
 def log_rollouts(run: Run, batch: Batch, credit: Credit) -> None:
     """Every response of the step into its Parquet file, by rank 0."""
     prompts = [run.prompts.prompts[index] for index in batch.prompt_of_group]
-    keep, advantage = credit.keep.tolist(), credit.advantage.tolist()
+    keep, advantage, step = credit.keep.tolist(), credit.advantage.tolist(), run.state.step
     own = [
-        rollout_row(run.state.step, prompts[scored.rollout.group], scored, keep[row], advantage[row])
+        rollout_row(step, batch.version, prompts[scored.rollout.group], scored, keep[row], advantage[row])
         for row, scored in batch.own.items()
     ]
     rows = [row for part in run.world.all_gather(own) for row in part]

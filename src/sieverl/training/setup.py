@@ -5,12 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 from sieverl.assets import BASE
 from sieverl.distributed.world import init_distributed
 from sieverl.engines.builtin import supported_ways
-from sieverl.engines.registry import ENGINES
 from sieverl.files import check_writable
 from sieverl.model.files import check_attention
 from sieverl.model.load import choose_device, load_tokenizer
@@ -18,10 +15,12 @@ from sieverl.recipe import Recipe
 from sieverl.rollout.environment import Environment
 from sieverl.run_dir import manifest
 from sieverl.training import checkpoint
+from sieverl.training.ahead import restore_queue
 from sieverl.training.checks import build_pool, check_verifier, chosen_algorithm, left_out
-from sieverl.training.models import build_learner, build_policy, initial_policy, shard
+from sieverl.training.models import build_engine, build_learner, build_policy, initial_policy, set_threads, shard
 from sieverl.training.prompts import Say, prompt_sets, read_data, render_data
 from sieverl.training.resume import Resume, check_same_grades, checkpoint_to_resume, open_run_dir
+from sieverl.training.sampler import Sampler
 from sieverl.training.state import Run, State
 
 
@@ -47,13 +46,13 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     world = init_distributed()
     check_writable(Path(recipe.run_dir), "the run directory", "--run-dir")
     found = checkpoint_to_resume(recipe, resume)
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
+    set_threads(recipe)
     tokenizer = load_tokenizer(recipe.model.path or str(BASE))
     data = render_data(recipe, data, tokenizer, say)
     pool = undo.enter_context(build_pool(recipe, data.train))
     policy = build_policy(recipe, tokenizer, data, found)
-    engine = ENGINES[recipe.rollout.engine].build(policy, recipe.rollout, world)
+    samplers = world.another() if recipe.rollout.staleness else world  # sampling has a thread of its own
+    engine = build_engine(recipe, policy, samplers)
     say(f"{policy.causal.config.model_type}: {supported_ways(policy)}")
     shard(recipe, policy, world)
     reference = initial_policy(recipe, policy, world)
@@ -65,17 +64,19 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
         policy=policy,
         reference=reference,
         learner=learner,
-        environment=Environment(engine, pool, tokenizer, world),
+        environment=Environment(engine, pool, tokenizer, samplers),
         prompts=prompts,
         heldout=heldout,
+        sampler=Sampler(concurrently=recipe.rollout.staleness > 0),
         declared_graded=pool.graded() if recipe.verify.graded is None else recipe.verify.graded,
     )
     if found is not None:
         checkpoint.restore(found, learner)
         run.state = State.of(manifest.load_state(found))
         check_same_grades(run)
+        queue = manifest.load_state(found).get("queue", [])
+        restore_queue(run, queue, checkpoint.load_tensors(found, "queue."))
         say(f"resuming {recipe.run_dir} at step {run.state.step} of {recipe.steps}")
-    engine.load(policy.weights(), run.state.step)
     if world.rank == 0:
         open_run_dir(recipe, resume, run.state.step if found else None)
     world.barrier()

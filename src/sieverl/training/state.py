@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from sieverl.engines.protocol import Engine
 from sieverl.learner.learner import Learner
 from sieverl.model.policy import Policy
 from sieverl.recipe import Recipe
+from sieverl.rollout.collect import Batch
 from sieverl.rollout.environment import Environment, PromptSet
 from sieverl.run_dir.metrics import MetricsLog
+from sieverl.training.sampler import Sampler
 from sieverl.types import JsonObject
 from sieverl.verify import Pool
 
@@ -43,7 +46,8 @@ class Run:
 
     `declared_graded` is what the recipe or the verifier says of the rewards (`State.graded` is what they are taken
     for); None: neither says so. `nonfinite` counts what was NaN or infinite
-    in the last step, `reasons` are those of the verifier's errors in it, `earlier_reasons` those before.
+    in the last step, `reasons` are those of the verifier's errors in it, `earlier_reasons` those before. `ahead` are
+    the batches of the next steps, sampled or being sampled. As a context it closes what it works with.
     """
 
     recipe: Recipe
@@ -54,11 +58,22 @@ class Run:
     environment: Environment
     prompts: PromptSet
     heldout: PromptSet | None = None
+    sampler: Sampler = field(default_factory=Sampler)
+    ahead: deque[Future[Batch]] = field(default_factory=deque)
     state: State = field(default_factory=State)
     declared_graded: bool | None = False
     nonfinite: dict[str, int] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     earlier_reasons: Counter[str] = field(default_factory=Counter)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.sampler.close()
+        if close := getattr(self.engine, "close", None):
+            close()
+        self.pool.close()
 
     @property
     def run_dir(self) -> Path:
@@ -83,4 +98,4 @@ class Run:
     @property
     def world(self) -> World:
         """This process among the ranks."""
-        return self.environment.world
+        return self.learner.world
