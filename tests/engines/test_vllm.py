@@ -142,9 +142,26 @@ def test_vllm_has_the_weights_of_the_learner_after_every_update(tmp_path: Path) 
 @pytest.mark.parametrize("what", ["sharded", "shared"])
 def test_two_ranks_have_an_engine_each_or_share_one(what: str, tmp_path: Path) -> None:
     """FSDP2 with an engine on each rank; a replicated model with tensor parallelism."""
-    launch = "-m torch.distributed.run --standalone --nproc-per-node 2".split()
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     run_script(PYTHON, *launch, ROOT / "tests" / "engines" / "vllm_runs.py", what, tmp_path)
     check_updates(json.loads((tmp_path / f"{what}.json").read_text())["rows"], 2)
+
+
+@pytest.mark.slow
+@needs_vllm
+@pytest.mark.timeout(900)
+def test_weights_over_nccl_follow_the_steps_of_vllm(tmp_path: Path) -> None:
+    """vLLM's own sender with the broadcast replaced, since that needs GPUs."""
+    run_script(PYTHON, ROOT / "tests" / "engines" / "vllm_runs.py", "nccl", tmp_path)
+    found = json.loads((tmp_path / "nccl.json").read_text())
+    update = ["/start_weight_update", "/update_weights", "/finish_weight_update"]
+    assert [path for path, _ in found["asked"]] == ["/get_world_size", "/init_weight_transfer_engine", *update, *update]
+    init = found["asked"][1][1]["init_info"]
+    assert (init["world_size"], init["rank_offset"]) == (3, 1)
+    told = {"names": ["a", "b"], "dtype_names": ["bfloat16"] * 2, "shapes": [[1, 2], [1]]}
+    assert found["asked"][3][1] == {"update_info": told}
+    tensors = [["a", "torch.bfloat16", [1.0, 2.0]], ["b", "torch.bfloat16", [3.0]]]
+    assert found["sent"] == tensors * 2
 
 
 @pytest.fixture

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from runs import NOT_EVALUATED, recipe
 from torch import Tensor
+from vllm_stand_in import stand_in
 
 from sieverl.engines.vllm import VllmEngine
+from sieverl.engines.vllm_client import Server
+from sieverl.engines.vllm_transfer import NcclTransfer
 from sieverl.errors import Alarm
 from sieverl.run_dir.metrics import MetricsLog
 from sieverl.training.loop import train
@@ -76,8 +79,31 @@ def shared(folder: Path) -> dict[str, Any]:
     return {"rows": run(folder, "shared", steps=2, rollout__tensor_parallel_size=2)}
 
 
+def nccl(folder: Path) -> dict[str, Any]:
+    """What vLLM's own sender asks of a server and broadcasts; the broadcast itself, which needs GPUs, is replaced."""
+    import vllm.distributed.weight_transfer.nccl_engine as sender
+
+    sent: list[tuple[str, str, list[float]]] = []
+
+    def broadcast(iterator: Iterable[tuple[str, Tensor]], **given: Any) -> None:
+        sent.extend((name, str(x.dtype), x.flatten().tolist()) for name, x in iterator)
+
+    sender.open_trainer_endpoint = lambda info: object()
+    sender.packed_nccl_broadcast_producer = broadcast
+    weights = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([3.0])}
+    with stand_in("m") as server:
+        server.answers["/get_world_size"] = {"world_size": 2}
+        steps = ("init_weight_transfer_engine", "start_weight_update", "update_weights", "finish_weight_update")
+        server.answers |= {f"/{step}": {} for step in steps}
+        for rank in (1, 0):  # only the first one sends
+            transfer = NcclTransfer(rank, torch.bfloat16, 5.0)
+            for version in ("0", "1"):
+                transfer([Server(server.url, 5.0)], lambda: iter(weights.items()), version)
+        return {"asked": server.asked, "sent": sent}
+
+
 if __name__ == "__main__":
     what, folder = sys.argv[1], Path(sys.argv[2])
-    found = {"alone": alone, "sharded": sharded, "shared": shared}[what](folder)
+    found = {"alone": alone, "sharded": sharded, "shared": shared, "nccl": nccl}[what](folder)
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         (folder / f"{what}.json").write_text(json.dumps(found))
