@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,8 @@ from bench.products import Products
 from bench.workloads import WORKLOADS, Workload, boxed, even, read_prompts
 from sieverl.algorithms import get_algorithm
 from sieverl.data import Cursor
+from sieverl.distributed.fsdp import Sharding
+from sieverl.distributed.world import World, init_distributed
 from sieverl.engines.builtin import BuiltinEngine
 from sieverl.engines.protocol import Request, SamplingParams
 from sieverl.learner.batches import pack
@@ -36,6 +38,8 @@ from sieverl.types import Prompt
 from sieverl.verify import Pool
 
 Row = dict[str, Any]
+ALONE = World()
+STRATEGIES = ("replicated", "fsdp")
 VERIFIERS: dict[Callable[[str, str], float], dict[str, str]] = {
     boxed: {"name": "math"},
     even: {"name": "bench.rewards:even"},
@@ -65,17 +69,39 @@ class Side:
         return replace(self.prompts, prompts=chosen, prompt_tokens=tokens, seed=self.prompts.seed + self.steps)
 
 
-def make_side(workload: Workload, model: Path, dtype: str, train: Train, rows: list[dict[str, str]], seed: int) -> Side:
+def shared_requests(world: World) -> Iterator[Row]:
+    """The requests that rank 0 reads, on every rank."""
+    here = requests() if world.rank == 0 else iter(())
+    while (request := world.all_gather(next(here, None))[0]) is not None:
+        yield request
+
+
+def make_side(  # many parameters: what may differ between two sides
+    workload: Workload,
+    model: Path,
+    dtype: str,
+    train: Train,
+    rows: list[dict[str, str]],
+    seed: int,
+    world: World = ALONE,
+    strategy: str = "replicated",
+) -> Side:
     """Load everything. The clock of no step covers this."""
     tokenizer = load_tokenizer(str(model))
     policy = Policy(load_model(str(model), dtype), tokenizer, DTYPES[dtype])
     sampling = SamplingParams(workload.max_tokens, stop_ids(policy.causal, tokenizer))
     tokens = [tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in rows]
     engine = BuiltinEngine(policy, MAX_ROWS)
+    if strategy == "fsdp" and world.size > 1:
+        policy.shard(Sharding(world.size))
     pool = Pool(VERIFIERS[workload.reward])
     prompts = PromptSet([], tokens, sampling, seed * 1000)
     return Side(
-        workload, Environment(engine, pool, tokenizer), prompts, Learner(policy, get_algorithm("grpo"), train), rows
+        workload,
+        Environment(engine, pool, tokenizer, world),
+        prompts,
+        Learner(policy, get_algorithm("grpo"), train, world=world),
+        rows,
     )
 
 
@@ -175,12 +201,14 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--strategy", choices=STRATEGIES, default="replicated", help="under torchrun")
     options = parser.parse_args()
-    write = open_output()
+    write, world = open_output(), init_distributed()
     torch.set_num_threads(options.threads)
     workload = WORKLOADS[options.workload]
     train = Train(lr=workload.learning_rate, micro_batch_tokens=options.micro_batch_tokens)
-    side = make_side(workload, options.model, options.dtype, train, read_prompts(options.model / "prompts.jsonl"), 0)
+    rows = read_prompts(options.model / "prompts.jsonl")
+    side = make_side(workload, options.model, options.dtype, train, rows, 0, world, options.strategy)
 
     @cache
     def products() -> Products:
@@ -191,9 +219,13 @@ def main() -> None:
         return {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
 
     known: dict[str, Callable[..., Row]] = {"step": rl_step, "rollout": rollout, "products": bare}
-    for request in requests():
-        write(known[request.pop("do")](side, **request))
+    for request in shared_requests(world):
+        found = world.all_gather(known[request.pop("do")](side, **request))
+        if world.rank == 0:
+            write({**found[0], "peak_mb": max(row.get("peak_mb", 0.0) for row in found)})
     side.environment.pool.close()
+    if world.size > 1:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

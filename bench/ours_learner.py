@@ -12,15 +12,19 @@ import ctypes
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 
-from bench.peers.serve import open_output, peak_mb, requests
+from bench.ours import ALONE, STRATEGIES, shared_requests
+from bench.peers.serve import open_output, peak_mb
 from bench.products import Products
 from bench.workloads import WORKLOADS, Workload, shape
 from sieverl.algorithms import get_algorithm
+from sieverl.distributed.fsdp import Sharding
+from sieverl.distributed.world import World, init_distributed
 from sieverl.learner.batches import Sample, micro_batches, pack
 from sieverl.learner.learner import Learner
 from sieverl.model.load import DTYPES
@@ -39,7 +43,8 @@ class Update:
     learner: Learner
     responses: Responses
     rollouts: dict[int, Rollout]
-    products: Products
+    products: Callable[[], Products]
+    before_mb: float = 0.0  # resident before the model was made
 
     def run(
         self,
@@ -101,7 +106,7 @@ class Update:
             chosen = [samples[i] for i in group]
             where = layout(chosen, self.learner.policy.device)
             batches.append((len(where.ids_P), len(where.target_T), [len(s) - 1 for s in chosen]))
-        return {"seconds": self.products.update(batches)}
+        return {"seconds": self.products().update(batches)}
 
     def memory(self) -> Row:
         """Peak memory of an update beyond weights, gradients and optimiser state, in MB (10^6 bytes).
@@ -120,6 +125,7 @@ class Update:
         peak = _status_mb("VmHWM")
         return {
             "seconds": time.perf_counter() - started,
+            "update_mb": peak - self.before_mb,
             "beyond_mb": peak - before - gradients,
             "peak_mb": peak_mb(),
             "weights_mb": gradients,
@@ -131,7 +137,15 @@ def _status_mb(name: str) -> float:
         return next(int(row.split()[1]) for row in file if row.startswith(name + ":")) * 1024 / 1e6
 
 
-def make_update(workload: Workload, dtype: str, micro_batch_tokens: int, length: int) -> Update:
+def make_update(  # many parameters: what may differ between two sides
+    workload: Workload,
+    dtype: str,
+    micro_batch_tokens: int,
+    length: int,
+    world: World = ALONE,
+    strategy: str = "replicated",
+    recompute: bool = False,
+) -> Update:
     """A batch with rewards as on real prompts: each prompt's chance of a right answer is drawn from Beta(1/2, 1/2)."""
     g = np.random.default_rng(0)
     rows = workload.responses
@@ -147,12 +161,17 @@ def make_update(workload: Workload, dtype: str, micro_batch_tokens: int, length:
         response = g.integers(workload.vocabulary, size=n).tolist()
         logp = [-np.log(workload.vocabulary)] * n
         group = int(prompt_R[row])
-        rollouts[row] = Rollout(group, row, response, logp, False, group, prompts[group])
+        if group % world.size == world.rank:
+            rollouts[row] = Rollout(group, row, response, logp, False, group, prompts[group])
     cut_R = length_R == workload.max_tokens
     responses = Responses(prompt_R, reward_R, reward_R == 1, length_R, cut_R, max_tokens=int(length_R.max()))
     train = Train(lr=workload.learning_rate, micro_batch_tokens=micro_batch_tokens)
-    learner = Learner(Policy(make_model(workload), None, DTYPES[dtype]), get_algorithm("grpo"), train)
-    return Update(learner, responses, rollouts, Products(workload, DTYPES[dtype]))
+    before = _status_mb("VmRSS")
+    policy = Policy(make_model(workload), None, DTYPES[dtype], activation_checkpointing=recompute)
+    if strategy == "fsdp" and world.size > 1:
+        policy.shard(Sharding(world.size))
+    learner = Learner(policy, get_algorithm("grpo"), train, world=world)
+    return Update(learner, responses, rollouts, cache(lambda: Products(workload, DTYPES[dtype])), before)
 
 
 def make_model(workload: Workload) -> Any:
@@ -174,16 +193,25 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--strategy", choices=STRATEGIES, default="replicated", help="under torchrun")
+    parser.add_argument("--activation-checkpointing", action="store_true")
     options = parser.parse_args()
-    write = open_output()
+    write, world = open_output(), init_distributed()
     torch.set_num_threads(options.threads)
     workload = WORKLOADS[options.workload]
     changes = {"vocabulary": options.vocabulary, "prompts": options.prompts, "samples": options.samples}
     workload = replace(workload, **{key: value for key, value in changes.items() if value})
-    update = make_update(workload, options.dtype, options.micro_batch_tokens, options.length)
+    again = options.activation_checkpointing
+    update = make_update(
+        workload, options.dtype, options.micro_batch_tokens, options.length, world, options.strategy, again
+    )
     known: dict[str, Callable[..., Row]] = {"update": update.run, "products": update.bare, "memory": update.memory}
-    for request in requests():
-        write(known[request.pop("do")](**request))
+    for request in shared_requests(world):
+        found = world.all_gather(known[request.pop("do")](**request))
+        if world.rank == 0:
+            write({**found[0], "update_mb": max(row.get("update_mb", 0.0) for row in found)})
+    if world.size > 1:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -31,8 +31,12 @@ ABOUT = {
     "which computes all responses and gives the rejected ones weight zero.",
     "time_to_accuracy": "Seconds of training until avg@4 on held-out problems has risen by 15 points, from the shipped "
     "model, with GRPO and the same settings. Evaluation and loading are not counted.",
-    "ahead": "Seconds of a step with `rollout.staleness = 1` against 0 on the demo: one process samples and one learns, "
-    "a thread each, at once or in turns. The passes over a batch are chosen so that both halves take about as long.",
+    "scale": "Two processes of one thread each (gloo) against one process of two threads, and against TRL on two "
+    "processes: RL steps that keep every response. *100M*: memory of a rank in an update of a model of 100M "
+    "parameters, each block computed again in the backward, above what the process had before the model.",
+    "ahead": "Seconds of a step with `rollout.staleness = 1` against 0 on the demo: one process samples and one "
+    "learns, a thread each, at once or in turns. The passes over a batch are chosen so that both halves take about as "
+    "long.",
     "startup": "Wall-clock time of a new process.",
 }
 HEAD = "| What | SieveRL | Peer | Ratio | Unit |\n|-|-:|-:|-:|-|\n"

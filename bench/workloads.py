@@ -73,7 +73,8 @@ SHORT = Workload("short", 64, 37, boxed, 261, 128, 352, layers=4, heads=4, kv_he
 LONG_TAIL = Workload("long-tail", 512, 90, even, 64, 384, 1024, layers=6, heads=6, kv_heads=3)
 TINY = Workload("tiny", 16, 8, even, 64, 64, 128, layers=2, heads=2, kv_heads=1, prompts=4, samples=4)
 LARGE = Workload("large", 256, 90, even, 64, 640, 1728, layers=8, heads=10, kv_heads=5, prompts=4)  # 36M parameters
-WORKLOADS = {w.name: w for w in (SHORT, LONG_TAIL, LARGE, TINY)}
+BIG = Workload("100M", 256, 90, even, 8192, 768, 2432, layers=12, heads=12, kv_heads=4, prompts=4)
+WORKLOADS = {w.name: w for w in (SHORT, LONG_TAIL, LARGE, TINY, BIG)}
 
 
 def make_model(workload: Workload, directory: Path) -> Path:

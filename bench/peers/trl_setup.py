@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,9 @@ def make_trainer(
     """
     torch.set_num_threads(options.threads)
     responses = prompts * samples
-    if responses % options.micro_batch:
-        raise SystemExit(f"--micro-batch {options.micro_batch} must divide the {responses} responses of a step.")
+    at_once = options.micro_batch * int(os.environ.get("WORLD_SIZE", "1"))
+    if responses % at_once:
+        raise SystemExit(f"--micro-batch times the processes, {at_once}, must divide the {responses} responses.")
     tokenizer = AutoTokenizer.from_pretrained(options.model, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=WEIGHTS[options.dtype])
 
@@ -69,7 +71,7 @@ def make_trainer(
     settings = {
         "output_dir": "/tmp/trl",  # nothing is saved
         "per_device_train_batch_size": options.micro_batch,
-        "gradient_accumulation_steps": responses // options.micro_batch,  # so one optimiser step a generation
+        "gradient_accumulation_steps": responses // at_once,  # so one optimiser step a generation
         "num_generations": samples,
         "max_completion_length": max_tokens,
         "loss_type": "grpo",

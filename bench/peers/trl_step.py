@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 
+import torch.distributed as dist
 from transformers import TrainerCallback
 
 from bench.peers.serve import open_output, peak_mb, wait
@@ -21,14 +22,28 @@ class OnDemand(TrainerCallback):
     def __init__(self, write):
         self.write = write
 
+    def _wait(self):
+        """The next request, which the first process reads for all."""
+        first = not dist.is_initialized() or dist.get_rank() == 0
+        more = [wait() if first else False]
+        if dist.is_initialized():
+            dist.broadcast_object_list(more)
+        return more[0]
+
     def on_step_begin(self, args, state, control, **_):
-        if not wait():
+        if not self._wait():
             raise SystemExit(0)
         self.began = time.perf_counter()
 
     def on_step_end(self, args, state, control, **_):
         seconds = time.perf_counter() - self.began
         lengths = self.trainer.lengths
+        if dist.is_initialized():
+            of_ranks = [lengths] * dist.get_world_size()
+            dist.all_gather_object(of_ranks, lengths)
+            lengths = [length for part in of_ranks for length in part]
+        if dist.is_initialized() and dist.get_rank():
+            return
         self.write(
             {
                 "seconds": seconds,

@@ -1,52 +1,15 @@
-"""One run on one process and on two, replicated and sharded: the same tokens, rewards and losses in float64."""
+"""One run on one process and on several, replicated and sharded: the same tokens, rewards and losses in float64."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT
+from launch import run, same
 from runs import comparable
 from safetensors.torch import load_file
-
-from sieverl.run_dir.rollouts import read_rollouts
-
-SCRIPT = str(ROOT / "tests" / "distributed" / "one_run.py")
-
-
-def run(folder: Path, ranks: int, steps: int, algorithms: str, *options: str) -> None:
-    """The run on `ranks` processes of one thread each."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    command = [sys.executable, *launcher, SCRIPT, str(folder), str(steps), f"algorithms={algorithms}", *options]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def same(one: Path, other: Path, relative: float = 1e-9) -> None:
-    """The same responses and rewards, and metrics up to rounding."""
-    files = sorted(path.name for path in (one / "rollouts").iterdir())
-    assert files == sorted(path.name for path in (other / "rollouts").iterdir())
-    for name in files:
-        columns = ["response", "reward", "correct"] + (["kept"] if name.startswith("step") else [])
-        tables = [pq.read_table(folder / "rollouts" / name, columns=columns) for folder in (one, other)]
-        assert tables[0].equals(tables[1]), name
-    rows = [[metrics_of_the_work(row) for row in comparable(folder)] for folder in (one, other)]
-    assert len(rows[0]) == len(rows[1])
-    for mine, theirs in zip(*rows, strict=True):
-        assert theirs == pytest.approx(mine, rel=relative, abs=relative, nan_ok=False)
-
-
-def metrics_of_the_work(row: Mapping[str, float]) -> dict[str, float]:
-    """A row without what tells how the ranks shared it."""
-    return {name: value for name, value in row.items() if not name.startswith("ranks/")}
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +18,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     run(folder, 1, 3, "reinforce_rej", "train.minibatches=2")
     return folder
-
-
-def test_fsdp_on_two_ranks_gives_the_run_of_one_process_and_its_checkpoint_resumes_there(
-    alone: Path, tmp_path: Path
-) -> None:
-    options = ("train.minibatches=2", "distributed.strategy=fsdp")
-    run(tmp_path, 2, 2, "reinforce_rej", *options)
-    run(tmp_path, 1, 3, "reinforce_rej", *options)
-    same(alone / "reinforce_rej", tmp_path / "reinforce_rej")
-    assert len(read_rollouts(tmp_path / "reinforce_rej", 3)) == 16
 
 
 @pytest.mark.slow

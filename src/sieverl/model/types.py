@@ -22,8 +22,9 @@ class ModelConfig(Protocol):
     num_key_value_heads: int
     _attn_implementation: str | None
     architectures: list[str] | None
+    dtype: str | torch.dtype | None
 
-    def save_pretrained(self, save_directory: str | PathLike[str]) -> object: ...
+    def save_pretrained(self, save_directory: str | PathLike[str]) -> None: ...
     def get_text_config(self) -> ModelConfig: ...
 
 
@@ -37,6 +38,7 @@ class CausalModel(Protocol):
     """A causal LM of transformers (a `torch.nn.Module`), with or without LoRA adapters of PEFT around it."""
 
     config: ModelConfig
+    generation_config: GenerationConfig
     training: bool
     base_model: torch.nn.Module
 

@@ -95,6 +95,12 @@ class Recipe(Table):
             raise ValueError(
                 "axes.penalty_denominator needs axes.kl_coefficient or axes.entropy_coefficient; set one above 0"
             )
+        shared = self.distributed
+        if shared.strategy != "fsdp" and (shared.shard_size or shared.cpu_offload):
+            key = "shard_size" if shared.shard_size else "cpu_offload"
+            raise ValueError(
+                f"distributed.{key} is an option of sharding; set distributed.strategy = 'fsdp', or leave it out"
+            )
         for key, value in _numbers(self.model_dump()):
             if not math.isfinite(value):
                 raise ValueError(f"{key} = {value} is not a finite number; give one, such as 1.0")

@@ -128,7 +128,11 @@ class Distributed(Table):
     """How several processes share the work; one process takes no notice."""
 
     strategy: Literal["replicated", "fsdp"] = Field("replicated", description="a whole model per rank, or sharded")
+    shard_size: int = Field(0, ge=0, description="fsdp: ranks that hold a model between them (HSDP); 0: all of them")
     cpu_offload: bool = Field(False, description="fsdp: parameters and optimiser state in CPU memory")
+    activation_checkpointing: bool = Field(
+        False, description="recompute each decoder block in the backward: less memory, a third more time; any strategy"
+    )
 
 
 class Checkpoint(Table):
@@ -136,6 +140,9 @@ class Checkpoint(Table):
 
     every: int = Field(50, ge=0, description="steps between checkpoints; 0 only at the end")
     keep: int = Field(2, gt=0)
+    format: Literal["full", "sharded"] = Field(
+        "full", description="the training state in one file, or in a file for each rank; both resume anywhere"
+    )
 
 
 class Alarms(Table):

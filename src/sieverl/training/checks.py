@@ -10,8 +10,10 @@ from sieverl.algorithms.axes import inapplicable, with_axes
 from sieverl.algorithms.describe import describe
 from sieverl.algorithms.named import get_algorithm
 from sieverl.algorithms.trial import try_out
+from sieverl.distributed.world import World
 from sieverl.engines.registry import ENGINES, OPTIONS
 from sieverl.errors import DataError, UsageError
+from sieverl.model.load import choose_device
 from sieverl.recipe import Recipe
 from sieverl.types import Prompt
 from sieverl.verify import Pool, check_gold, is_graded
@@ -64,6 +66,23 @@ def check_engine(recipe: Recipe) -> None:
         if key not in engine.options:
             has = " or ".join(f'"{name}"' for name, other in ENGINES.items() if key in other.options)
             raise UsageError(f"rollout.engine = {settings.engine!r} knows no rollout.{key}; leave it out, or use {has}")
+
+
+def check_world(recipe: Recipe, world: World) -> None:
+    """Ranks that make no whole groups, and an offload from where there is no GPU, are refused."""
+    shared = recipe.distributed
+    group = shared.shard_size or world.size
+    if world.size > 1 and world.size % group:
+        raise UsageError(
+            f"distributed.shard_size = {group} does not divide the {world.size} ranks of this run: {world.size} = "
+            f"{world.size // group} x {group} + {world.size % group}; start a multiple of {group} ranks, or set it to "
+            f"one of {', '.join(str(n) for n in range(1, world.size + 1) if world.size % n == 0)}"
+        )
+    if shared.cpu_offload and choose_device(recipe.model.device) == "cpu":
+        raise UsageError(
+            "distributed.cpu_offload moves parameters and optimiser state from a GPU to CPU memory, and this run "
+            "computes on the CPU: they are there already; leave it out"
+        )
 
 
 def on_policy(recipe: Recipe) -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from sieverl.algorithms.algorithm import Algorithm
 from sieverl.assets import BASE
+from sieverl.distributed.fsdp import Sharding
 from sieverl.distributed.world import World
 from sieverl.engines.process import ProcessEngine
 from sieverl.engines.protocol import Engine
@@ -33,6 +34,7 @@ def build_policy(recipe: Recipe, tokenizer: Tokenizer, data: TrainingData, found
     path, lora = recipe.model.path or str(BASE), recipe.model.lora if recipe.model.lora.rank else None
     device = choose_device(recipe.model.device)
     policy = load_policy(path, tokenizer, recipe.dtype, device, recipe.model.attention, lora, recipe.seed, found)
+    policy = replace(policy, activation_checkpointing=recipe.distributed.activation_checkpointing)
     limit, why = families.longest(policy.causal.config)
     longest = max(map(len, data.train_tokens))
     if limit and longest + recipe.rollout.max_tokens > limit:
@@ -48,7 +50,7 @@ def build_policy(recipe: Recipe, tokenizer: Tokenizer, data: TrainingData, found
 def shard(recipe: Recipe, policy: Policy, world: World) -> None:
     """Shard the policy over the ranks where the recipe says so; one process has nothing to shard with."""
     if recipe.distributed.strategy == "fsdp" and world.size > 1:
-        policy.shard(world.size, recipe.distributed.cpu_offload)
+        policy.shard(Sharding(world.size, recipe.distributed.shard_size, recipe.distributed.cpu_offload))
 
 
 def set_threads(recipe: Recipe) -> None:
@@ -99,7 +101,8 @@ def build_learner(
         body = None
         if not algorithm.critic.shared:
             model = load_model(recipe.model.path or str(BASE), recipe.dtype, str(policy.device))
-            body = Policy(model, policy.tokenizer, policy.compute)
+            again = recipe.distributed.activation_checkpointing
+            body = Policy(model, policy.tokenizer, policy.compute, activation_checkpointing=again)
             shard(recipe, body, world)
         critic = ValueModel(algorithm.critic, policy, body)
     return Learner(
