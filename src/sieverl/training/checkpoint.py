@@ -141,8 +141,7 @@ def _write_parts(folder: Path, policy: Policy, tensors: Mapping[str, Tensor], fi
         named = as_module(policy.causal).state_dict(keep_vars=True)
         tied_once = {id(x): (name, x.detach()) for name, x in reversed(named.items())}
         parts.write_whole(folder, dict(reversed(tied_once.values())))
-    if first:
-        (folder / PARTS).mkdir()
+    (folder / PARTS).mkdir(exist_ok=True)  # whichever rank is there first
     parts.write(folder / PARTS, tensors)
 
 
