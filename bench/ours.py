@@ -130,12 +130,8 @@ def build_engine(how: How, policy: Policy, workload: Workload) -> Engine:
     if how.engine not in ENGINES:
         raise UsageError(f"SieveRL has no engine {how.engine!r}; it has {', '.join(ENGINES)}")
     cache_gb = kv_cache_bytes(workload, policy.compute.itemsize) / GB
-    known = {"max_num_seqs": MAX_ROWS, "kv_cache_gb": max(1.0, 1.1 * cache_gb)}
-    settings = Rollout.model_validate({key: value for key, value in known.items() if key in Rollout.model_fields})
-    kind = ENGINES[how.engine]
-    build = getattr(kind, "build", None)  # what an engine has that needs more than the policy
-    engine: Engine = build(policy, settings, how.world) if build else kind(policy, MAX_ROWS)
-    return engine
+    settings = Rollout(max_num_seqs=MAX_ROWS, kv_cache_gb=max(1.0, 1.1 * cache_gb))
+    return ENGINES[how.engine].build(policy, settings, how.world)
 
 
 def rl_step(

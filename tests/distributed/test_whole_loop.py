@@ -28,7 +28,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stop_after_one_step(folder: Path, *options: str) -> Path:
     """A run of two ranks that a signal stops after its first step; its checkpoint."""
-    launch("stopped.py", 2, folder, 1, "algorithm=reinforce_rej", "steps=3", *options, fails=True)
+    errors = launch("stopped.py", 2, folder, 1, "algorithm=reinforce_rej", "steps=3", *options, fails=True)
+    assert (folder / "rank-0").exists(), errors[-3000:]  # torchrun kills what takes over 30 s
     assert [(folder / f"rank-{n}").read_text() for n in (0, 1)] == [str(int(ExitCode.PREEMPTED))] * 2
     assert newest_step(folder / "run") == 1
     return folder / "run" / "checkpoints" / "step-1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from runs import recipe
 from sieverl.cli import main
 from sieverl.errors import Alarm, UsageError
 from sieverl.launch.board import Attempt, Board, Silent, Speaker, play
-from sieverl.launch.ray import RayLauncher, follow, in_background
+from sieverl.launch.ray import RayLauncher, follow
 from sieverl.launch.ray_cluster import check_address, set_up, too_few, wait_for_room
 from sieverl.launch.ray_worker import resume_again
 from sieverl.launch.work import Outcome, Start, Watcher, work
@@ -48,7 +49,20 @@ class Handle:
         return types.SimpleNamespace(remote=getattr(self.actor, name))
 
 
-NO_RAY: Any = types.SimpleNamespace(get=lambda value: value)  # what Ray gives back is there at once
+def wait(refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+    """What is done and what is not, of one thread."""
+    (thread,) = refs
+    thread.join(timeout)
+    return ([], refs) if thread.is_alive() else (refs, [])
+
+
+NO_RAY: Any = types.SimpleNamespace(get=lambda value: value, wait=wait)  # what Ray gives back is there at once
+
+
+def in_background(task: Any) -> threading.Thread:
+    thread = threading.Thread(target=task, daemon=True)
+    thread.start()
+    return thread
 
 
 @pytest.fixture
@@ -141,7 +155,7 @@ def test_an_error_ends_the_run_without_waiting_for_the_other_ranks() -> None:
     board = Board()
     board.end(UsageError("no such file"))
     board.end(Outcome(3))  # too late
-    never = in_background(__import__("threading").Event().wait)
+    never = in_background(threading.Event().wait)
     end = follow(NO_RAY, Handle(board), never, Notebook(), [])
     assert isinstance(end, UsageError)
     assert str(end) == "no such file"
@@ -172,10 +186,8 @@ def test_another_start_resumes_its_own_run_and_one_after_the_end_does_nothing() 
 
 def test_too_many_failures_give_the_ranks_own_error_or_an_alarm() -> None:
     one = RayLauncher(max_failures=1)
-    failed = types.SimpleNamespace(worker_failures={0: RuntimeError("x"), 1: Alarm("the engine is gone")})
-    why: Any = failed
-    assert str(one.gave_up(recipe(Path("r")), why)) == "the engine is gone"
-    said = one.gave_up(recipe(Path("r")), RuntimeError("out of memory"))
+    assert str(one.gave_up(recipe(Path("r")), Alarm("the engine is gone"))) == "the engine is gone"
+    said = one.gave_up(recipe(Path("r")), "out of memory")
     assert isinstance(said, Alarm)
     assert "more than --max-failures = 1" in str(said)
     assert "out of memory" in str(said)

@@ -101,25 +101,19 @@ def test_on_two_nodes_a_killed_rank_lets_all_go_on_from_the_last_checkpoint(
 
 def test_an_error_for_people_is_not_tried_again(address: str, tmp_path: Path) -> None:
     """It comes back with its message and exit code: data that are not there, and an alarm of the run itself."""
-    path = write_recipe(tmp_path)
-    code, output = run_to_end([*train(path, "--address", address), "--data.source", "none.jsonl"], tmp_path)
+    command = [*train(write_recipe(tmp_path), "--address", address), "--data.check_gold", "0"]
+    code, output = run_to_end([*command, "--data.source", "none.jsonl", "--data.options", "{}"], tmp_path)
     assert code in (2, 3), output
     assert output.count("none.jsonl") == 1
     assert "Traceback" not in output
-    stops = (
-        "--alarms.empty_steps",
-        "1",
-        "--algorithm",
-        "raft",
-        "--data.options.max_digits",
-        "1",
-        "--verify.name",
-        "string",
-    )
-    code, output = run_to_end([*train(path, "--address", address, *stops), "--data.check_gold", "0"], tmp_path)
+    (tmp_path / "zero.py").write_text(
+        "def zero(response, row):\n    return 0.0\n"
+    )  # found from the folder of the command
+    nothing_kept = ("--algorithm", "raft", "--verify.name", "zero.py:zero", "--alarms.empty_steps", "1")
+    code, output = run_to_end([*command, *nothing_kept], tmp_path)
     assert code == 5, output
     assert "start 2" not in output
-    assert len(comparable(tmp_path / "run")) == 2
+    assert len(comparable(tmp_path / "run")) == 2, "the evaluation before training, and one step"
 
 
 def test_more_workers_than_the_cluster_has_cpus_are_refused_with_the_arithmetic(address: str, tmp_path: Path) -> None:

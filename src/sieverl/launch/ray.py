@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +13,7 @@ from typing import Any
 from sieverl.distributed.world import BACKENDS
 from sieverl.errors import Alarm, SieveRLError, UsageError
 from sieverl.launch.board import Board, End, play
-from sieverl.launch.ray_cluster import DEADLINE_S, cluster, wait_for_room
+from sieverl.launch.ray_cluster import ALWAYS, DEADLINE_S, cluster, wait_for_room
 from sieverl.launch.ray_worker import run_rank
 from sieverl.launch.work import Outcome, Watcher
 from sieverl.recipe import Recipe, to_toml
@@ -48,39 +46,58 @@ class RayLauncher:
         with cluster(self.address) as ray, stop_requests() as requested, TemporaryDirectory() as storage:
             each = resources(recipe, ray.cluster_resources())
             wait_for_room(ray, self.workers, each, DEADLINE_S if self.address else 0.0)
-            board = ray.remote(num_cpus=0)(Board).remote()
+            board = ray.remote(Board).options(**beside(ray)).remote()
             config = {"recipe": to_toml(recipe), "resume": resume, "folder": os.getcwd(), "board": board}
-            fit = in_background(self.trainer(config, each, storage).fit)
-            end = follow(ray, board, fit, watcher, requested)
-        if end is None:
-            raise self.gave_up(recipe, fit.exception())
-        if isinstance(end, SieveRLError):
-            raise end
-        return end
+            fitting = ray.remote(fit).options(**beside(ray), max_retries=0, runtime_env={"env_vars": ALWAYS})
+            done = fitting.remote(config, self.workers, each, self.max_failures, storage)
+            end = follow(ray, board, done, watcher, requested)
+            if isinstance(end, Outcome):
+                return end
+            raise end or self.gave_up(recipe, ray.get(done))
 
-    def trainer(self, config: dict[str, Any], each: dict[str, float], storage: str) -> Any:
-        """Ray's trainer of `run_rank`, which keeps next to nothing in `storage`: a run has checkpoints of its own."""
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-
-        failures = FailureConfig(max_failures=self.max_failures, controller_failure_limit=self.max_failures)
-        return TorchTrainer(
-            run_rank,
-            train_loop_config=config,
-            torch_config=TorchConfig(backend=BACKENDS if each["GPU"] else "gloo"),
-            scaling_config=ScalingConfig(num_workers=self.workers, use_gpu=each["GPU"] > 0, resources_per_worker=each),
-            run_config=RunConfig(storage_path=storage, failure_config=failures),
-        )
-
-    def gave_up(self, recipe: Recipe, error: BaseException | None) -> SieveRLError:
+    def gave_up(self, recipe: Recipe, why: SieveRLError | str | None) -> SieveRLError:
         """Why there is no outcome: what the ranks failed with at last, or what Ray says of them."""
-        for failure in getattr(error, "worker_failures", {}).values():
-            if isinstance(failure, SieveRLError):
-                return failure
+        if isinstance(why, SieveRLError):
+            return why
         return Alarm(
             f"the run failed more than --max-failures = {self.max_failures} times; once the reason is gone, the same "
-            f"command goes on from the last checkpoint in {recipe.run_dir}. The last failure: {error}"
+            f"command goes on from the last checkpoint in {recipe.run_dir}. The last failure: {why}"
         )
+
+
+def fit(
+    config: dict[str, Any], workers: int, each: dict[str, float], max_failures: int, storage: str
+) -> SieveRLError | str | None:
+    """Ray Train from start to end, in a process of its own, which the cluster can end: None, or why Ray gave up.
+
+    `storage` stays next to empty: a run has checkpoints of its own.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpu = each["GPU"] > 0
+    failures = FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures)
+    trainer = TorchTrainer(
+        run_rank,
+        train_loop_config=config,
+        torch_config=TorchConfig(backend=BACKENDS if gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=each),
+        run_config=RunConfig(storage_path=storage, failure_config=failures),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        failed = getattr(error, "worker_failures", {}).values()
+        return next((one for one in failed if isinstance(one, SieveRLError)), str(error))
+    return None
+
+
+def beside(ray: ModuleType) -> dict[str, Any]:
+    """Options of what belongs to the command: on its node, without a CPU that a rank could have."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = ray.get_runtime_context().get_node_id()
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
 def resources(recipe: Recipe, has: Mapping[str, float]) -> dict[str, float]:
@@ -94,25 +111,11 @@ def resources(recipe: Recipe, has: Mapping[str, float]) -> dict[str, float]:
     return {"CPU": max(1, recipe.threads), "GPU": gpu}
 
 
-def in_background(task: Callable[[], object]) -> Future[object]:
-    """The result of `task`, in a thread that does not keep the process alive; the main thread has the signals."""
-    future: Future[object] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(task())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="ray-train", daemon=True).start()
-    return future
-
-
-def follow(ray: ModuleType, board: Any, fit: Future[object], watcher: Watcher, requested: Sequence[int]) -> End | None:
+def follow(ray: ModuleType, board: Any, done: object, watcher: Watcher, requested: Sequence[int]) -> End | None:
     """Show what the ranks tell until they are done or one has an error; pass on the first signal. None: Ray gave up."""
     shown, told, over = 0, False, False
     while not over:
-        over = bool(wait([fit], timeout=POLL_S).done)
+        over = bool(ray.wait([done], timeout=POLL_S)[0])
         if requested and not told:
             ray.get(board.stop.remote(requested[0]))
             told = True

@@ -65,8 +65,18 @@ class CausalModel(Protocol):
     ) -> ContinuousBatchingManager: ...
 
 
+class AdapterConfig(Protocol):
+    """The configuration of LoRA adapters (`peft.LoraConfig`): `r` is their rank."""
+
+    r: int
+
+    def save_pretrained(self, save_directory: str) -> None: ...
+
+
 class AdaptedModel(CausalModel, Protocol):
-    """A causal LM with LoRA adapters (`peft.PeftModel`)."""
+    """A causal LM with LoRA adapters (`peft.PeftModel`); `peft_config` has one configuration, `default`."""
+
+    peft_config: dict[str, AdapterConfig]
 
     def get_base_model(self) -> CausalModel: ...
     def disable_adapter(self) -> AbstractContextManager[None]: ...

@@ -11,7 +11,7 @@ from sieverl.algorithms.describe import describe
 from sieverl.algorithms.named import get_algorithm
 from sieverl.algorithms.trial import try_out
 from sieverl.distributed.world import World
-from sieverl.engines.registry import ENGINES
+from sieverl.engines.registry import ENGINES, OPTIONS
 from sieverl.errors import DataError, UsageError
 from sieverl.model.load import choose_device
 from sieverl.recipe import Recipe
@@ -39,12 +39,7 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
             f"{recipe.algorithm} clips the ratio at {min(clips):g}, and train.old = 'engine' would take it to an "
             f"engine whose log-probs are up to {ROUNDING} off by rounding alone; use train.old = 'learner'"
         )
-    if recipe.distributed.strategy == "fsdp" and not ENGINES[recipe.rollout.engine].sharded:
-        raise UsageError(
-            f'rollout.engine = {recipe.rollout.engine!r} does not support distributed.strategy = "fsdp"; use "torch"'
-        )
-    if recipe.rollout.stop and not ENGINES[recipe.rollout.engine].stop_strings:
-        raise UsageError(f'rollout.engine = {recipe.rollout.engine!r} does not support rollout.stop; use "torch"')
+    check_engine(recipe)
     if recipe.rollout.staleness and "ratio" not in algorithm.needs:
         raise UsageError(
             f"rollout.staleness = {recipe.rollout.staleness} trains on responses of an older policy, and "
@@ -53,6 +48,24 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
         )
     try_out(algorithm, recipe.algorithm)
     return algorithm
+
+
+def check_engine(recipe: Recipe) -> None:
+    """Raises a UsageError for what the chosen engine does not support, by what it says of itself."""
+    engine, settings = ENGINES[recipe.rollout.engine], recipe.rollout
+    asked = {
+        'distributed.strategy = "fsdp"': recipe.distributed.strategy == "fsdp" and not engine.sharded,
+        "rollout.stop": bool(settings.stop) and not engine.stop_strings,
+        'dtype = "float64"': recipe.dtype == "float64" and not engine.float64,
+    }
+    for what, refused in asked.items():
+        if refused:
+            raise UsageError(f'rollout.engine = {settings.engine!r} does not support {what}; use "torch"')
+    changed = [key for key in sorted(OPTIONS) if getattr(settings, key) != type(settings).model_fields[key].default]
+    for key in changed:
+        if key not in engine.options:
+            has = " or ".join(f'"{name}"' for name, other in ENGINES.items() if key in other.options)
+            raise UsageError(f"rollout.engine = {settings.engine!r} knows no rollout.{key}; leave it out, or use {has}")
 
 
 def check_world(recipe: Recipe, world: World) -> None:

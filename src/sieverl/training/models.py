@@ -62,12 +62,12 @@ def set_threads(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.threads or max(1, torch.get_num_threads() // 2))
 
 
-def build_engine(recipe: Recipe, policy: Policy) -> Engine:
+def build_engine(recipe: Recipe, policy: Policy, world: World) -> Engine:
     """The engine that the recipe names; in a process of its own where it is to sample while the learner trains."""
     kind = ENGINES[recipe.rollout.engine]
     if recipe.rollout.staleness and kind.shares_weights:
         return ProcessEngine(partial(engine_with_own_weights, recipe))
-    return kind(policy, recipe.rollout.max_num_seqs)
+    return kind.build(policy, recipe.rollout, world)
 
 
 def engine_with_own_weights(recipe: Recipe) -> tuple[Policy, Engine]:
@@ -76,7 +76,7 @@ def engine_with_own_weights(recipe: Recipe) -> tuple[Policy, Engine]:
     path, lora = recipe.model.path or str(BASE), recipe.model.lora if recipe.model.lora.rank else None
     device = choose_device(recipe.model.device)
     policy = load_policy(path, load_tokenizer(path), recipe.dtype, device, recipe.model.attention, lora, recipe.seed)
-    return policy, ENGINES[recipe.rollout.engine](policy, recipe.rollout.max_num_seqs)
+    return policy, ENGINES[recipe.rollout.engine].build(policy, recipe.rollout, World())
 
 
 def initial_policy(recipe: Recipe, policy: Policy, world: World) -> Callable[[], Policy]:

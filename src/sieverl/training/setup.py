@@ -57,7 +57,8 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     data = render_data(recipe, data, tokenizer, say)
     pool = undo.enter_context(build_pool(recipe, data.train))
     policy = build_policy(recipe, tokenizer, data, found)
-    engine = build_engine(recipe, policy)
+    samplers = world.another() if recipe.rollout.staleness else world  # sampling has a thread of its own
+    engine = build_engine(recipe, policy, samplers)
     say(f"{policy.causal.config.model_type}: {supported_ways(policy)}")
     shard(recipe, policy, world)
     reference = initial_policy(recipe, policy, world)
@@ -69,7 +70,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
         policy=policy,
         reference=reference,
         learner=learner,
-        environment=Environment(engine, pool, tokenizer, world.another() if recipe.rollout.staleness else world),
+        environment=Environment(engine, pool, tokenizer, samplers),
         prompts=prompts,
         heldout=heldout,
         sampler=Sampler(concurrently=recipe.rollout.staleness > 0),
