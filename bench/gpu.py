@@ -136,7 +136,7 @@ def process(name: str, python: Path, module: str, *options: object) -> Iterator[
     try:
         with log.open("w") as messages, server(python, module, *options, messages=messages) as found:
             yield found
-    except (RuntimeError, subprocess.TimeoutExpired) as error:
+    except RuntimeError as error:
         raise LeftOutError(reason(str(error), log.read_text())) from error
 
 

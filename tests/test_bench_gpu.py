@@ -69,10 +69,16 @@ def test_what_does_not_fit_is_left_out_with_the_arithmetic(tmp_path: Path) -> No
     assert rollout_bytes(QWEN_7B, "bfloat16")[0] < 80e9
 
 
-def test_a_failed_process_is_left_out_with_its_last_error(tmp_path: Path) -> None:
-    none = gpu.process("test-failure", Path(sys.executable), "bench.ours", "--workload", "toy", "--model", tmp_path)
-    with pytest.raises(gpu.LeftOutError, match="Error: "), none as other:
+def test_a_process_that_ends_is_left_out_with_the_last_error_of_its_log() -> None:
+    with (
+        pytest.raises(gpu.LeftOutError, match=r"^ended with exit code 0$"),
+        gpu.process("test-ended", Path(sys.executable), "bench.rewards") as other,
+    ):
         gpu.step(other)
+    failure = "['python'] ended with exit code 1; its messages are above."
+    log = "loading\ntorch.OutOfMemoryError: CUDA out of memory\nERROR: bye"
+    assert gpu.reason(failure, log) == "torch.OutOfMemoryError: CUDA out of memory"
+    assert gpu.reason("CUDA out of memory", "") == "CUDA out of memory", "what it answered itself"
 
 
 def lines(device: str, place: str, speed: float) -> list[dict[str, Any]]:

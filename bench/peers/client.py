@@ -28,14 +28,19 @@ def server(python: Path | str, module: str, *options: object, messages: IO[str] 
     quiet = {**os.environ, "TQDM_DISABLE": "1"}
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, cwd=ROOT, env=quiet, text=True, stdin=pipe, stdout=pipe, stderr=messages)
+    assert process.stdin
+    assert process.stdout
     try:
         yield process
-        assert process.stdin
         process.stdin.close()
-        process.wait(timeout=60)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it has answered all: that it ends slowly is no failure
+            process.wait(timeout=60)
     finally:
         process.kill()
         process.wait()
+        for stream in (process.stdin, process.stdout):
+            with contextlib.suppress(BrokenPipeError):  # of what it never read
+                stream.close()
 
 
 def step(server: Peer, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
