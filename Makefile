@@ -66,6 +66,8 @@ bench: setup
 
 # the GPU tests and benchmarks; without a GPU the same on the CPU at toy size
 bench-gpu: setup
+	@test -n '$(shell command -v nvidia-smi)' || $(MAKE) --no-print-directory vllm-env || \
+	  echo "the environment of vLLM cannot be made; it is left out"
 	@$(BIN)/python -m bench.gpu
 
 picture: setup

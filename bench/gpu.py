@@ -15,6 +15,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -52,9 +53,17 @@ class Place:
     configurations: tuple[str, ...]
     budgets: tuple[int, ...]  # micro_batch_tokens of ours, swept
     micro_batches: tuple[int, ...]  # of TRL, in responses, swept
-    vllm: str  # the environment of SieveRL with vLLM, where this one has none
-    trl: str
+    vllm: Callable[[bool], Path]  # the Python of SieveRL with vLLM, installed where it may be
+    trl: Callable[[bool], Path]
     trl_engine: str
+
+
+def vllm_of_make(install: bool) -> Path:
+    """The environment of vLLM's CPU build, which `make` sets up for the tests too."""
+    python = ROOT / ".venv-vllm/bin/python"
+    if not (ROOT / ".venv-vllm/.done").exists():
+        raise NotInstalledError("the environment .venv-vllm is not there; make vllm-env sets it up")
+    return python
 
 
 def this_place() -> Place:
@@ -68,8 +77,8 @@ def this_place() -> Place:
             configurations=("toy",),
             budgets=(512,),
             micro_batches=(8,),
-            vllm="vllm",
-            trl="trl",
+            vllm=vllm_of_make,
+            trl=partial(ensure_venv, "trl"),
             trl_engine="generate",
         )
     about = torch.cuda.get_device_properties(0)
@@ -81,8 +90,8 @@ def this_place() -> Place:
         configurations=("qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b"),
         budgets=(8192, 32768),
         micro_batches=(4, 16, 32),
-        vllm="vllm-gpu",
-        trl="trl-vllm",
+        vllm=partial(ensure_venv, "vllm-gpu"),
+        trl=partial(ensure_venv, "trl-vllm"),
         trl_engine="vllm",
     )
 
@@ -97,10 +106,10 @@ class Bench:
     repeats: int
     install: bool
 
-    def environment(self, name: str) -> Path:
-        """The Python of a peer's environment; left out where it cannot be had."""
+    def environment(self, get: Callable[[bool], Path]) -> Path:
+        """The Python of an environment; left out where it cannot be had."""
         try:
-            return ensure_venv(name, self.install)
+            return get(self.install)
         except NotInstalledError as error:
             raise LeftOutError(str(error)) from error
 

@@ -9,11 +9,11 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench import report
 from bench.compare import Row
 from bench.peers.venv import ROOT
-from bench.report import append, plain, wrapped
+from bench.report import plain, wrapped
 
-__all__ = ["PAGE", "RESULTS", "append", "newest", "page", "write"]
 RESULTS = ROOT / "bench/results-gpu.jsonl"
 PAGE = ROOT / "docs/benchmarks-gpu.md"
 KEYS = ("device", "place", "kind", "configuration", "engine", "lora_rank", "side")  # what a line is about
@@ -47,6 +47,11 @@ ABOUT = {
     "reinforce_rej, which drops responses. The micro-batch size of each side is the quickest of those tried. Sides run "
     "one after the other. Memory is all that is in use on the device (on a CPU: resident).",
 }
+
+
+def append(rows: Sequence[Row], path: Path = RESULTS) -> None:
+    """Add lines to the results."""
+    report.append(list(rows), path)
 
 
 def newest(path: Path = RESULTS) -> list[Row]:
@@ -141,7 +146,8 @@ def rl_step(row: Row, found: Sequence[Row]) -> list[str]:
     if "left_out" in row:
         return [*start, LEFT_OUT, *[""] * 6]
     same = [r for r in found if all(r[key] == row[key] for key in ("configuration", "lora_rank")) and "seconds" in r]
-    peer = next((r["seconds"] for r in same if r["side"].startswith("TRL")), None)
+    gpu = row["device"] == "cuda"  # a toy's ratio means nothing
+    peer = next((r["seconds"] for r in same if gpu and r["side"].startswith("TRL")), None)
     selected = row.get("selected")
     return [
         *start,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def test_flops_of_an_update_are_those_of_what_is_kept() -> None:
 def test_what_does_not_fit_is_left_out_with_the_arithmetic(tmp_path: Path) -> None:
     needed, arithmetic = update_bytes(QWEN_7B, 0, "bfloat16")
     assert needed == 7_615_616_512 * 18
-    place = gpu.Place("cuda", "a GPU", 80e9, "bfloat16", (), (), (), "", "", "")
+    place = gpu.Place("cuda", "a GPU", 80e9, "bfloat16", (), (), (), gpu.vllm_of_make, gpu.vllm_of_make, "")
     bench = gpu.Bench(place, QWEN_7B, tmp_path, 1, False)
     row = gpu.measured({"kind": "learner"}, gpu.utilisation, bench, 0)
     assert row == {"kind": "learner", "left_out": f"does not fit 80.0 GB: {arithmetic}"}
@@ -114,24 +115,25 @@ def test_the_page_is_that_of_the_results() -> None:
 def test_toy_size_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every engine and every side has a row: numbers, or why it is left out. The peers cannot be installed."""
 
-    def fail(name: str, install: bool) -> Path:
-        raise NotInstalledError(f"no {name} for this platform")
+    def missing(install: bool) -> Path:
+        raise NotInstalledError("not for this platform")
 
-    monkeypatch.setattr(gpu, "ensure_venv", fail)
+    place = replace(gpu.this_place(), vllm=missing, trl=missing)
+    monkeypatch.setattr(gpu, "this_place", lambda: place)
     results, page = tmp_path / "r.jsonl", tmp_path / "p.md"
     options = ["--repeats", "1", "--no-tests", "--results", str(results), "--page", str(page)]
     assert gpu.main(options) == 0
     rows = [json.loads(line) for line in results.read_text().splitlines()]
     engines = {row["engine"]: row for row in rows if row["kind"] == "rollout"}
     assert set(engines) == set(gpu.ENGINES)
-    assert find_spec("vllm") or engines["vllm"]["left_out"] == "no vllm for this platform"
+    assert find_spec("vllm") or engines["vllm"]["left_out"] == "not for this platform"
     for name in ("torch", "transformers"):
         assert engines[name]["tokens_per_second"] > 0
     (learner,) = (row for row in rows if row["kind"] == "learner")
     assert 0 < learner["everything"]["utilisation"] < 1
     sides = {row["side"]: row for row in rows if row["kind"] == "rl_step"}
     assert "SieveRL, torch" in sides
-    assert sides["TRL, generate"]["left_out"] == "no trl for this platform"
+    assert sides["TRL, generate"]["left_out"] == "not for this platform"
     assert sides["SieveRL, torch"]["selected"]["kept"] <= 1
     text = " ".join(page.read_text().split())
     assert "measures nothing" in text

