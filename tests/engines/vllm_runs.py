@@ -45,7 +45,11 @@ def stale(folder: Path) -> dict[str, Any]:
     """What a run says whose engine claims to take new weights and keeps its first ones."""
     prepared = prepare(recipe(folder / "stale", **{**SMALL, **NOT_EVALUATED}), say=lambda text: None)
 
+    first = VllmEngine.load
+
     def load(engine: VllmEngine, weights: Mapping[str, Tensor], version: int) -> None:
+        if engine.version < 0:
+            first(engine, weights, version)
         engine.version = version
 
     VllmEngine.load = load  # type: ignore[method-assign, assignment]
