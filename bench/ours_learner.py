@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from bench.peers.serve import open_output, peak_mb, requests
-from bench.products import Products
+from bench.arithmetic import update_flops
+from bench.ours import HERE, STRATEGIES, How, shared_requests
+from bench.peers.serve import answer, now, open_output, peak_mb
+from bench.products import Products, peak_flops
 from bench.workloads import WORKLOADS, Workload, shape
 from sieverl.algorithms import get_algorithm
+from sieverl.distributed.fsdp import Sharding
+from sieverl.distributed.world import init_distributed
 from sieverl.learner.batches import Sample, micro_batches, pack
 from sieverl.learner.learner import Learner
-from sieverl.model.load import DTYPES
+from sieverl.model.load import DTYPES, new_adapters
 from sieverl.model.packed import layout
 from sieverl.model.policy import Policy
 from sieverl.recipe import Train
@@ -39,7 +43,14 @@ class Update:
     learner: Learner
     responses: Responses
     rollouts: dict[int, Rollout]
-    products: Products
+    workload: Workload
+    how: How = HERE
+    before_mb: float = 0.0  # resident before the model was made
+
+    @cached_property
+    def products(self) -> Products:
+        """Made when it is asked for, since it takes the memory of another model."""
+        return Products(self.workload, self.learner.policy.compute, self.how.device)
 
     def run(
         self,
@@ -58,16 +69,28 @@ class Update:
         if masked:
             batches = [replace(batches[0], samples=self._all(credit))]
         tokens, forwards = learner.tokens_seen, learner.forwards
-        began = time.perf_counter()
+        if self.how.device != "cpu":
+            torch.cuda.reset_peak_memory_stats()
+        began = now(self.how.device)
         learner.score(batches)
         learner.update(batches)
         return {
-            "seconds": time.perf_counter() - began,
+            "seconds": now(self.how.device) - began,
+            "flops": self.flops(batches[0].samples),
+            "peak_mb": peak_mb() if self.how.device == "cpu" else torch.cuda.max_memory_allocated() / 1e6,
             "kept": float(credit.keep.mean()),
             "kept_tokens": float(self.responses.length_R[credit.keep].sum() / self.responses.length_R.sum()),
             "learner_tokens": learner.tokens_seen - tokens,
             "forwards": learner.forwards - forwards,
         }
+
+    def flops(self, samples: Sequence[Sample]) -> float:
+        """Model FLOPs of an update on the samples."""
+        lengths: dict[tuple[int, ...], list[int]] = {}  # of the responses to a prompt
+        for s in samples:
+            lengths.setdefault(tuple(s.prompt_tokens), []).append(len(s.response_tokens))
+        groups = [(len(prompt), responses) for prompt, responses in lengths.items()]
+        return update_flops(self.workload, groups, self.how.lora_rank)
 
     def _budget(self, tokens: int | None) -> None:
         if tokens:
@@ -109,7 +132,7 @@ class Update:
         After a first update, which makes the optimiser's state, the kernel's high-water mark is set back; gradients
         are freed between updates, so their size is subtracted.
         """
-        started = time.perf_counter()
+        started = now()
         self.run(keep=1.0)
         ctypes.CDLL(None).malloc_trim(0)  # return free memory to the system first
         before = _status_mb("VmRSS")
@@ -119,7 +142,8 @@ class Update:
         gradients = sum(p.numel() * p.element_size() for p in self.learner.policy.parameters.values()) / 1e6
         peak = _status_mb("VmHWM")
         return {
-            "seconds": time.perf_counter() - started,
+            "seconds": now() - started,
+            "update_mb": peak - self.before_mb,
             "beyond_mb": peak - before - gradients,
             "peak_mb": peak_mb(),
             "weights_mb": gradients,
@@ -131,7 +155,14 @@ def _status_mb(name: str) -> float:
         return next(int(row.split()[1]) for row in file if row.startswith(name + ":")) * 1024 / 1e6
 
 
-def make_update(workload: Workload, dtype: str, micro_batch_tokens: int, length: int) -> Update:
+def make_update(  # many parameters: what may differ between two sides
+    workload: Workload,
+    dtype: str,
+    micro_batch_tokens: int,
+    length: int,
+    how: How = HERE,
+    recompute: bool = False,
+) -> Update:
     """A batch with rewards as on real prompts: each prompt's chance of a right answer is drawn from Beta(1/2, 1/2)."""
     g = np.random.default_rng(0)
     rows = workload.responses
@@ -147,21 +178,30 @@ def make_update(workload: Workload, dtype: str, micro_batch_tokens: int, length:
         response = g.integers(workload.vocabulary, size=n).tolist()
         logp = [-np.log(workload.vocabulary)] * n
         group = int(prompt_R[row])
-        rollouts[row] = Rollout(group, row, response, logp, False, group, prompts[group])
+        if group % how.world.size == how.world.rank:
+            rollouts[row] = Rollout(group, row, response, logp, False, group, prompts[group])
     cut_R = length_R == workload.max_tokens
     responses = Responses(prompt_R, reward_R, reward_R == 1, length_R, cut_R, max_tokens=int(length_R.max()))
     train = Train(lr=workload.learning_rate, micro_batch_tokens=micro_batch_tokens)
-    learner = Learner(Policy(make_model(workload), None, DTYPES[dtype]), get_algorithm("grpo"), train)
-    return Update(learner, responses, rollouts, Products(workload, DTYPES[dtype]))
+    before = _status_mb("VmRSS")
+    model = make_model(workload, how.device)
+    if how.lora_rank:
+        model = new_adapters(model, how.lora_rank, 2.0 * how.lora_rank, "all-linear")
+    policy = Policy(model, None, DTYPES[dtype], activation_checkpointing=recompute)
+    if how.strategy == "fsdp" and how.world.size > 1:
+        policy.shard(Sharding(how.world.size))
+    learner = Learner(policy, get_algorithm("grpo"), train, world=how.world)
+    return Update(learner, responses, rollouts, workload, how, before)
 
 
-def make_model(workload: Workload) -> Any:
+def make_model(workload: Workload, device: str = "cpu") -> Any:
     """A Qwen2 of the workload's shape with random float32 weights."""
     from transformers import AutoModelForCausalLM, Qwen2Config
 
     torch.manual_seed(0)
     config = Qwen2Config(**shape(workload), max_position_embeddings=1 << 15)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
 def main() -> None:
@@ -174,16 +214,35 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--lora-rank", type=int, default=0, help="train adapters of this rank; 0: all weights")
+    parser.add_argument("--strategy", choices=STRATEGIES, default="replicated", help="under torchrun")
+    parser.add_argument("--activation-checkpointing", action="store_true")
     options = parser.parse_args()
-    write = open_output()
+    write, world = open_output(), init_distributed()
     torch.set_num_threads(options.threads)
     workload = WORKLOADS[options.workload]
     changes = {"vocabulary": options.vocabulary, "prompts": options.prompts, "samples": options.samples}
     workload = replace(workload, **{key: value for key, value in changes.items() if value})
-    update = make_update(workload, options.dtype, options.micro_batch_tokens, options.length)
-    known: dict[str, Callable[..., Row]] = {"update": update.run, "products": update.bare, "memory": update.memory}
-    for request in requests():
-        write(known[request.pop("do")](**request))
+    how = How(options.device, lora_rank=options.lora_rank, world=world, strategy=options.strategy)
+    again = options.activation_checkpointing
+    update = make_update(workload, options.dtype, options.micro_batch_tokens, options.length, how, again)
+
+    def peak() -> Row:
+        return {"flops": peak_flops(DTYPES[options.dtype], how.device)}
+
+    known: dict[str, Callable[..., Row]] = {
+        "update": update.run,
+        "products": update.bare,
+        "memory": update.memory,
+        "peak": peak,
+    }
+    for request in shared_requests(world):
+        found = world.all_gather(answer(known, request))
+        if world.rank == 0:
+            write({**found[0], "update_mb": max(row.get("update_mb", 0.0) for row in found)})
+    if world.size > 1:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -6,20 +6,23 @@ pairs. Legend: N tokens, n responses, L columns, H query heads, K key/value head
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from bench.peers.serve import now
 from bench.workloads import Workload
+
+PEAK = {"cpu": (1024, 2048), "cuda": (4096, 8192, 16384)}  # rows of the square matrices of `peak_flops`
 
 
 class Products:
     """Weights of a workload's shapes in `dtype`, each layer its own, so that caches are as cold as a model's."""
 
-    def __init__(self, workload: Workload, dtype: torch.dtype) -> None:
+    def __init__(self, workload: Workload, dtype: torch.dtype, device: str = "cpu") -> None:
         w = workload
+        self.device = device
         self.workload, self.dtype, self.size = w, dtype, w.hidden // w.heads
         narrow = w.kv_heads * self.size
         shapes = [(w.hidden, w.hidden), (w.hidden, narrow), (w.hidden, narrow), (w.hidden, w.hidden)]
@@ -28,7 +31,7 @@ class Products:
         self.head = self._random(w.vocabulary, w.hidden)
 
     def _random(self, *shape: int) -> Tensor:
-        return torch.randn(shape).mul_(0.02).to(self.dtype)
+        return torch.randn(shape, device=self.device).mul_(0.02).to(self.dtype)
 
     @torch.no_grad()
     def update(self, batches: Sequence[tuple[int, int, Sequence[int]]]) -> float:
@@ -43,7 +46,7 @@ class Products:
             few, out = self._random(answers, self.workload.hidden), self._random(answers, len(self.head))
             length = round((sum(n * n for n in lengths) / len(lengths)) ** 0.5)
             pairs = self._pairs(len(lengths) * self.workload.heads, length)
-            began = time.perf_counter()
+            began = now(self.device)
             for layer in self.layers:
                 for w in layer:
                     torch.mm(wide[w.shape[1]], w.T)
@@ -56,7 +59,7 @@ class Products:
                 for w in layer:
                     torch.mm(wide[w.shape[0]], w)
                     torch.mm(wide[w.shape[0]].T, wide[w.shape[1]])
-            seconds += time.perf_counter() - began
+            seconds += now(self.device) - began
         return seconds
 
     def _pairs(self, rows: int, length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -77,7 +80,7 @@ class Products:
         group = w.heads // w.kv_heads
         query = self._random(len(keys), group, self.size)
         share = self._random(len(keys), group, before + longest)
-        began = time.perf_counter()
+        began = now(self.device)
         for layer in self.layers:
             for weight in layer:
                 torch.mm(wide[weight.shape[1]], weight.T)
@@ -93,7 +96,22 @@ class Products:
                 torch.bmm(query[:rows], keys[:rows, :columns].transpose(1, 2))
                 torch.bmm(share[:rows, :, :columns], memory[:rows, :columns])
             torch.mm(row[w.hidden][:live], self.head.T)
-        return time.perf_counter() - began
+        return now(self.device) - began
+
+
+@torch.no_grad()
+def peak_flops(dtype: torch.dtype, device: str, repeats: int = 5) -> float:
+    """The most operations per second that a product of two square matrices reaches, over sizes and repeats."""
+    best = 0.0
+    for n in PEAK[device]:
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        times = 1 if device == "cpu" else 10  # at a time, so that starting a kernel counts little
+        for _ in range(repeats + 1):
+            began = now(device)
+            for _ in range(times):
+                torch.mm(a, b)
+            best = max(best, times * 2 * n**3 / (now(device) - began))
+    return best
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -31,8 +31,12 @@ ABOUT = {
     "which computes all responses and gives the rejected ones weight zero.",
     "time_to_accuracy": "Seconds of training until avg@4 on held-out problems has risen by 15 points, from the shipped "
     "model, with GRPO and the same settings. Evaluation and loading are not counted.",
-    "ahead": "Seconds of a step with `rollout.staleness = 1` against 0 on the demo: one process samples and one learns, "
-    "a thread each, at once or in turns. The passes over a batch are chosen so that both halves take about as long.",
+    "scale": "Two processes of one thread each (gloo) against one process of two threads, and against TRL on two "
+    "processes: RL steps that keep every response. *100M*: memory of a rank in an update of a model of 100M "
+    "parameters, each block computed again in the backward, above what the process had before the model.",
+    "ahead": "Seconds of a step with `rollout.staleness = 1` against 0 on the demo: one process samples and one "
+    "learns, a thread each, at once or in turns. The passes over a batch are chosen so that both halves take about as "
+    "long.",
     "startup": "Wall-clock time of a new process.",
 }
 HEAD = "| What | SieveRL | Peer | Ratio | Unit |\n|-|-:|-:|-:|-|\n"
@@ -71,9 +75,9 @@ def page(rows: list[Row]) -> str:
         for row in found:
             body = "".join(_row(part) for part in (row, *row["also"]))
             out.append(f"**{row['workload']}** ({row['date']})\n\n{HEAD}{body}")
-            out += [f"{name}: {_plain(row[name])}.\n" for name in ("settings", "padding_waste") if name in row]
+            out += [f"{name}: {plain(row[name])}.\n" for name in ("settings", "padding_waste") if name in row]
     out += [NOTES.read_text(), "## Where\n"]
-    places = {f"{row['machine']['cpu']}, {row['machine']['cores']} cores; {_plain(row['versions'])}" for row in rows}
+    places = {f"{row['machine']['cpu']}, {row['machine']['cores']} cores; {plain(row['versions'])}" for row in rows}
     out.append("\n".join(f"- {place}" for place in sorted(places)) + "\n")
     return "\n".join("\n".join(wrapped(line)) for line in "\n".join(out).split("\n"))
 
@@ -89,19 +93,19 @@ def _row(part: Row) -> str:
     return f"| {part['what']} | {part['ours']:.4g} | {part['peer']:.4g} | {part['ratio']:.2f} | {part['unit']} |\n"
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """A nested table as words: a 1, b (c 2).
 
-    >>> _plain({"ours": {"dtype": "float32"}, "waste": 0.25})
+    >>> plain({"ours": {"dtype": "float32"}, "waste": 0.25})
     'ours (dtype float32), waste 0.25'
     """
     if isinstance(value, dict):
         parts = [
-            f"{key} ({_plain(v)})" if isinstance(v, dict | list) else f"{key} {_plain(v)}" for key, v in value.items()
+            f"{key} ({plain(v)})" if isinstance(v, dict | list) else f"{key} {plain(v)}" for key, v in value.items()
         ]
         return ", ".join(parts)
     if isinstance(value, list):
-        return " ".join(map(_plain, value))
+        return " ".join(map(plain, value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -6,12 +6,11 @@ import sys
 from argparse import Namespace
 from contextlib import ExitStack
 from statistics import median
-from subprocess import CalledProcessError
 from typing import Any
 
 from bench.compare import Row, comparison, interleave, line, model_of, say, values
 from bench.peers.client import Peer, peer, server, step
-from bench.peers.venv import ensure_venv
+from bench.peers.venv import NotInstalledError, ensure_venv
 
 DTYPES: tuple[str, ...] = ("float32", "bfloat16")
 
@@ -37,7 +36,7 @@ def engines(workload: str, model: list[object]) -> dict[str, list[tuple[str, lis
 def _has_vllm() -> bool:
     try:
         ensure_venv("vllm")
-    except CalledProcessError:
+    except NotInstalledError:
         say("  vLLM's CPU build cannot be installed on this machine: left out")
         return False
     return True

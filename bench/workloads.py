@@ -63,6 +63,8 @@ class Workload:
     prompts: int = 32
     samples: int = 8
     learning_rate: float = 1e-6
+    tied: bool = False  # the output layer is the embedding table
+    stored: str = "float32"  # the dtype of the weights in the file
 
     @property
     def responses(self) -> int:
@@ -73,7 +75,19 @@ SHORT = Workload("short", 64, 37, boxed, 261, 128, 352, layers=4, heads=4, kv_he
 LONG_TAIL = Workload("long-tail", 512, 90, even, 64, 384, 1024, layers=6, heads=6, kv_heads=3)
 TINY = Workload("tiny", 16, 8, even, 64, 64, 128, layers=2, heads=2, kv_heads=1, prompts=4, samples=4)
 LARGE = Workload("large", 256, 90, even, 64, 640, 1728, layers=8, heads=10, kv_heads=5, prompts=4)  # 36M parameters
-WORKLOADS = {w.name: w for w in (SHORT, LONG_TAIL, LARGE, TINY)}
+# The sizes of Qwen2.5's configurations, and their whole vocabulary on the smallest model.
+QWEN_05B = Workload(
+    "qwen2.5-0.5b", 512, 200, even, 151936, 896, 4864, layers=24, heads=14, kv_heads=2, prompts=64, tied=True
+)
+QWEN_15B = Workload(
+    "qwen2.5-1.5b", 512, 200, even, 151936, 1536, 8960, layers=28, heads=12, kv_heads=2, prompts=64, tied=True
+)
+QWEN_7B = Workload(
+    "qwen2.5-7b", 512, 200, even, 152064, 3584, 18944, layers=28, heads=28, kv_heads=4, prompts=64, stored="bfloat16"
+)
+TOY = Workload("toy", 16, 8, even, 151936, 64, 128, layers=2, heads=2, kv_heads=1, prompts=4, samples=4, tied=True)
+BIG = Workload("100M", 256, 90, even, 8192, 768, 2432, layers=12, heads=12, kv_heads=4, prompts=4)
+WORKLOADS = {w.name: w for w in (SHORT, LONG_TAIL, LARGE, TINY, BIG, QWEN_05B, QWEN_15B, QWEN_7B, TOY)}
 
 
 def make_model(workload: Workload, directory: Path) -> Path:
@@ -132,7 +146,7 @@ def shape(workload: Workload) -> dict[str, int | bool]:
         "num_hidden_layers": workload.layers,
         "num_attention_heads": workload.heads,
         "num_key_value_heads": workload.kv_heads,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": workload.tied,
     }
 
 
@@ -163,7 +177,7 @@ def _random_model(workload: Workload, directory: Path) -> None:
     """Random weights whose end-of-text probability is the same everywhere, so that lengths are geometric.
 
     One channel of the residual stream is 1 at every position and nothing writes to it; the head reads the logit of
-    end-of-text from that channel alone.
+    end-of-text from that channel alone. (Where the head is tied, the channel adds the same to every other logit.)
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -171,7 +185,8 @@ def _random_model(workload: Workload, directory: Path) -> None:
 
     end = workload.vocabulary - 1
     plain = string.ascii_letters + string.digits + " "
-    characters = (plain + "".join(map(chr, range(0x100, 0x300))))[:end]
+    more = (chr(code) for code in range(0x100, 0x30000) if not 0xD800 <= code < 0xE000)  # no surrogates
+    characters = [*plain, *more][:end]  # every id is a character, so that every response has a text
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(characters)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -185,7 +200,7 @@ def _random_model(workload: Workload, directory: Path) -> None:
 
     config = Qwen2Config(
         **shape(workload),
-        max_position_embeddings=1024,
+        max_position_embeddings=max(1024, 2 * workload.max_tokens),
         bos_token_id=None,
         eos_token_id=end,
         pad_token_id=end,
@@ -201,12 +216,13 @@ def _random_model(workload: Workload, directory: Path) -> None:
             layer.self_attn.o_proj.weight[0] = 0
             layer.mlp.down_proj.weight[0] = 0
         head = model.lm_head.weight
-        head[:, 0] = 0
+        if not workload.tied:
+            head[:, 0] = 0
         head[end] = 0
         hidden = model.model(torch.randint(end, (16, 64))).last_hidden_state
         others = (hidden @ head[:end].T).logsumexp(-1)
         head[end, 0] = (log(chance / (1 - chance)) + others.mean()) / hidden[..., 0].mean()
-    model.save_pretrained(directory)
+    model.to(getattr(torch, workload.stored)).save_pretrained(directory)
 
 
 def _stop_chance(mean: float, longest: int) -> float:

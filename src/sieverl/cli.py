@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from types import ModuleType
 
-from sieverl.commands import algorithms, data, demo, doctor, train, verify
+from sieverl.commands import algorithms, data, demo, doctor, plan, train, verify
 from sieverl.commands import eval as evaluate
 from sieverl.errors import ExitCode, SieveRLError
 
@@ -17,6 +17,7 @@ from sieverl.errors import ExitCode, SieveRLError
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
     "train": train,
+    "plan": plan,
     "algorithms": algorithms,
     "verify": verify,
     "eval": evaluate,

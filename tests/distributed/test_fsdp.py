@@ -1,31 +1,15 @@
-"""One run on one process and on two, replicated and sharded: the same tokens, rewards and losses in float64."""
+"""One run on one process and on several, replicated and sharded: the same tokens, rewards and losses in float64."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from launch import run
 from runs import comparable, same_run
 from safetensors.torch import load_file
-
-from sieverl.run_dir.rollouts import read_rollouts
-
-SCRIPT = str(ROOT / "tests" / "distributed" / "one_run.py")
-
-
-def run(folder: Path, ranks: int, steps: int, algorithms: str, *options: str) -> None:
-    """The run on `ranks` processes of one thread each."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    command = [sys.executable, *launcher, SCRIPT, str(folder), str(steps), f"algorithms={algorithms}", *options]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +18,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     run(folder, 1, 3, "reinforce_rej", "train.minibatches=2")
     return folder
-
-
-def test_fsdp_on_two_ranks_gives_the_run_of_one_process_and_its_checkpoint_resumes_there(
-    alone: Path, tmp_path: Path
-) -> None:
-    options = ("train.minibatches=2", "distributed.strategy=fsdp")
-    run(tmp_path, 2, 2, "reinforce_rej", *options)
-    run(tmp_path, 1, 3, "reinforce_rej", *options)
-    same_run(alone / "reinforce_rej", tmp_path / "reinforce_rej")
-    assert len(read_rollouts(tmp_path / "reinforce_rej", 3)) == 16
 
 
 @pytest.mark.slow

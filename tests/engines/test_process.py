@@ -38,6 +38,8 @@ def build() -> tuple[Policy, Engine]:
 class Failing:
     """Fails in the way it was told to."""
 
+    version = 0
+
     def __init__(self, how: str) -> None:
         self.how = how
 

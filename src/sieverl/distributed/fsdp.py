@@ -6,14 +6,15 @@ ranks, not averaged: the loss has its one division already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MethodType
 from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -24,38 +25,71 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from sieverl.distributed.allocator import give_back_large_tensors
+
 CALL = "call_with_weights"  # the method of a sharded model inside which its weights are there
 Result = TypeVar("Result")
 T = TypeVar("T", bound=Tensor)
 
 
-def shard(model: torch.nn.Module, blocks: Iterable[str], ranks: int, bfloat16: bool, cpu_offload: bool) -> None:
-    """Shard `model` over `ranks` ranks: each module whose class is named in `blocks`, then the rest.
+@dataclass(frozen=True)
+class Sharding:
+    """How a model is spread over `ranks` ranks.
+
+    Groups of `group` ranks hold a whole model between them (HSDP: a group for each machine, so that weights are
+    gathered within it and only gradients cross the machines); 0 is one group of all. With `cpu_offload` the parts lie
+    in CPU memory while a GPU computes.
+    """
+
+    ranks: int
+    group: int = 0
+    cpu_offload: bool = False
+
+    def mesh(self, device: str) -> DeviceMesh:
+        """The ranks in a line, or in rows of a group each."""
+        group = self.group or self.ranks
+        if group == self.ranks:
+            return init_device_mesh(device, (self.ranks,))
+        return init_device_mesh(device, (self.ranks // group, group), mesh_dim_names=("replicate", "shard"))
+
+    def offload(self) -> OffloadPolicy:
+        """Where the parts lie."""
+        return CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if self.cpu_offload else OffloadPolicy()
+
+
+def shard(model: torch.nn.Module, parts: Sequence[torch.nn.Module], sharding: Sharding, bfloat16: bool) -> None:
+    """Shard `model`: each of `parts`, which are gathered one at a time, then the rest, gathered all the while.
 
     Parameters stay in their dtype; with `bfloat16` they are gathered in bfloat16 and gradients are summed in float32.
     Every rank must call this, and from then on every forward and backward.
     """
-    device = next(model.parameters()).device
-    names = frozenset(blocks)
     mixed = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bfloat16 else MixedPrecisionPolicy()
-    mesh = init_device_mesh(device.type, (ranks,))
-    offload = CPUOffloadPolicy() if cpu_offload else OffloadPolicy()
-    for module in [m for m in model.modules() if type(m).__name__ in names]:
+    device = next(model.parameters()).device.type
+    mesh, offload = sharding.mesh(device), sharding.offload()
+    if device == "cpu":
+        give_back_large_tensors()
+    for module in (*parts, model):
         fully_shard(module, mesh=mesh, mp_policy=mixed, offload_policy=offload)
-    fully_shard(model, mesh=mesh, mp_policy=mixed, offload_policy=offload)
+        setattr(module, CALL, MethodType(_call, module))
+        register_fsdp_forward_method(module, CALL)
     for part in sharded_modules(model):
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)  # gloo has no other
-    setattr(model, CALL, MethodType(lambda self, function: function(), model))
-    register_fsdp_forward_method(model, CALL)
     with torch.no_grad():  # makes `model` the root of its parts
         call_with_weights(model, lambda: torch.zeros(()))
     reshard(model)
 
 
-def call_with_weights(model: torch.nn.Module, function: Callable[[], Result]) -> Result:
-    """The tensors that `function` returns; inside it the weights of `model` beside its blocks are gathered."""
-    result: Result = getattr(model, CALL)(function)
+def _call(self: torch.nn.Module, function: Callable[[], Result]) -> Result:
+    return function()
+
+
+def call_with_weights(module: torch.nn.Module, function: Callable[[], Result]) -> Result:
+    """The tensors that `function` returns; inside it the weights of `module` beside its parts are gathered.
+
+    A module that is not sharded has its weights anyway.
+    """
+    result: Result = getattr(module, CALL)(function) if isinstance(module, FSDPModule) else function()
     return result
 
 
@@ -104,4 +138,6 @@ def whole(tensor: Tensor) -> Tensor:
 
 def part_like(tensor: Tensor, like: Tensor) -> Tensor:
     """This rank's part of a whole tensor, sharded as `like` is; the tensor itself where `like` is not."""
-    return distribute_tensor(tensor, like.device_mesh, like.placements) if isinstance(like, DTensor) else tensor
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)  # each rank has the whole

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sieverl.distributed.world import World
 from sieverl.engines import noise
 from sieverl.engines.decode_step import Step, fused_step, fused_step_agrees, model_step
 from sieverl.engines.kv_cache import GROWTH, DecodingCache, KVCache, TokenHistory, TransformersCache
@@ -22,6 +23,7 @@ from sieverl.engines.sampling import sample_token
 from sieverl.engines.stop_strings import stopped
 from sieverl.model.families import Decoding, Ways
 from sieverl.model.policy import Policy
+from sieverl.recipe import Rollout as Settings
 from sieverl.types import BoolArray, IntArray, Rollout
 
 # In bfloat16 on a CPU a kernel is compiled for each batch size, so sequences are evicted in multiples of this.
@@ -101,11 +103,18 @@ class BuiltinEngine:
     shares_weights = True
     sharded = True
     stop_strings = True
+    float64 = True
+    options = frozenset[str]()
 
     @staticmethod
     def on_policy(dtype: str) -> bool:
         """In bfloat16 sampling and learning round differently."""
         return dtype != "bfloat16"
+
+    @staticmethod
+    def build(policy: Policy, settings: Settings, world: World) -> BuiltinEngine:
+        """An engine for a run."""
+        return BuiltinEngine(policy, settings.max_num_seqs)
 
     def __init__(self, policy: Policy, max_num_seqs: int = 512) -> None:
         self.policy = policy

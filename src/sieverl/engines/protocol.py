@@ -8,7 +8,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from sieverl.distributed.world import World
 from sieverl.model.policy import Policy
+from sieverl.recipe import Rollout as Settings
 from sieverl.types import Rollout
 
 
@@ -48,7 +50,10 @@ OnDone = Callable[[Rollout], None]
 
 
 class Engine(Protocol):
-    """Samples responses from the current weights."""
+    """Samples responses from the current weights; `version` is that of the newest it has loaded."""
+
+    @property
+    def version(self) -> int: ...
 
     def sample(
         self, requests: Sequence[Request], sampling: SamplingParams, on_done: OnDone | None = None
@@ -57,7 +62,10 @@ class Engine(Protocol):
         ...
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Use new weights, given by parameter name; `version` is the number of steps trained."""
+        """Use new weights, given by parameter name; `version` is the number of steps trained.
+
+        A sharded tensor is put together, which every rank takes part in.
+        """
         ...
 
 
@@ -67,8 +75,12 @@ class EngineClass(Protocol):
     shares_weights: bool  # whether it samples from the learner's own tensors, so that one waits for the other
     sharded: bool  # whether it samples from a policy that is sharded over ranks
     stop_strings: bool  # whether responses end at `SamplingParams.stop`
+    float64: bool  # whether it computes in float64
+    options: frozenset[str]  # the keys of the recipe's rollout table that are for this engine only
 
-    def __call__(self, policy: Policy, max_num_seqs: int) -> Engine: ...
+    def build(self, policy: Policy, settings: Settings, world: World) -> Engine:
+        """An engine for a run; its weights are those of the policy only once `load` was called."""
+        ...
 
     def on_policy(self, dtype: str) -> bool:
         """Whether its log-probs in `dtype` equal the learner's, so that no importance sampling is needed."""

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
+from sieverl.distributed.world import World
 from sieverl.engines.protocol import OnDone, Request, SamplingParams
 from sieverl.errors import EngineError, UsageError
 from sieverl.model import attention
 from sieverl.model.policy import Policy
+from sieverl.recipe import Rollout as Settings
 from sieverl.types import Rollout
 
 if TYPE_CHECKING:
@@ -36,11 +38,18 @@ class TransformersEngine:
     shares_weights = True
     sharded = False
     stop_strings = False
+    float64 = True
+    options = frozenset[str]()
 
     @staticmethod
     def on_policy(dtype: str) -> bool:
         """Its kernels round differently from the learner's."""
         return False
+
+    @staticmethod
+    def build(policy: Policy, settings: Settings, world: World) -> TransformersEngine:
+        """An engine for a run."""
+        return TransformersEngine(policy, settings.max_num_seqs)
 
     def __init__(self, policy: Policy, max_num_seqs: int = 512) -> None:
         self.policy = policy

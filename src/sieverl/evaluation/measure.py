@@ -62,6 +62,10 @@ class Watched:
     engine: Engine
     tick: Callable[[], None]
 
+    @property
+    def version(self) -> int:
+        return self.engine.version
+
     def sample(
         self, requests: Sequence[Request], sampling: SamplingParams, on_done: OnDone | None = None
     ) -> list[Rollout]:

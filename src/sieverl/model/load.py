@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 
 from sieverl.errors import DataError, UsageError, first_line
-from sieverl.model import families
+from sieverl.model import families, quantized
 from sieverl.model.files import (
     ADAPTER,
     check_attention,
@@ -71,9 +71,13 @@ def load_tokenizer(path: str) -> Tokenizer:
 
 
 def load_model(
-    path: str, dtype: str = "float32", device: str = "cpu", implementation: str | None = None
+    path: str,
+    dtype: str = "float32",
+    device: str = "cpu",
+    implementation: str | None = None,
+    quantization: str | None = None,
 ) -> CausalModel:
-    """A causal LM with float32 parameters (float64 for that `dtype`), dropout off.
+    """A causal LM with float32 parameters (float64 for that `dtype`), dropout off; see `quantized` for `nf4`.
 
     Raises a DataError unless every parameter is in its files, a UsageError for an unknown attention `implementation`.
     """
@@ -96,6 +100,7 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are listed below
+            **(quantized.arguments(device) if quantization else {}),
         )
     mismatched = [f"{key} {list(ours)} for {list(wanted)}" for key, ours, wanted in info["mismatched_keys"]]
     check_complete(path, missing=info["missing_keys"], unexpected=info["unexpected_keys"], of_another_shape=mismatched)
@@ -106,7 +111,11 @@ def load_model(
         if not torch.isfinite(p).all():
             raise DataError(f"the weights of {path} contain NaN or infinity, in {name}; use another copy")
         # copied out of the mapped file: sums depend on alignment, and a resume must give the same bits
-        p.data = p.data.to(device, copy=True)
+        if p.is_floating_point():
+            p.data = p.data.to(device, copy=True)
+    if quantization:
+        quantized.follow_input(model)
+        return model.eval()
     return model.to(device).eval()
 
 
@@ -172,6 +181,7 @@ def load_policy(  # many parameters: each is a key of the recipe, and all ways t
     lora: Adapters | None = None,
     seed: int = 0,
     found: Path | None = None,
+    quantization: str | None = None,
 ) -> Policy:
     """The policy of the model at `path`, or of the checkpoint `found`.
 
@@ -180,7 +190,7 @@ def load_policy(  # many parameters: each is a key of the recipe, and all ways t
     """
     adapters = found is not None and (found / "adapter_config.json").is_file()
     full = str(found) if found is not None and not adapters else path
-    model = load_model(full, dtype, device, attention)
+    model = load_model(full, dtype, device, attention, quantization)
     check_vocabulary(model, tokenizer, path)
     if adapters and found is not None:
         model = load_adapters(model, found)

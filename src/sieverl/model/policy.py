@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache
 from sieverl.distributed import fsdp
 from sieverl.errors import UsageError
 from sieverl.model import attention, families, norm
+from sieverl.model.blocks import block_names, recompute
 from sieverl.model.logprobs import TokenLogp, finish_logits
 from sieverl.model.packed import Layout, Response, layout
 from sieverl.model.types import CausalModel, as_module, has_adapters
@@ -42,11 +43,14 @@ class Policy:
     compute: torch.dtype = torch.float32
     adapters: bool = True  # False: the base model without its LoRA adapters, which is their reference policy
     sharded: bool = False  # each rank holds a part of the weights (FSDP2)
+    activation_checkpointing: bool = False  # the backward computes each decoder block a second time
 
     def __post_init__(self) -> None:
         self.causal = self.model.get_base_model() if has_adapters(self.model) else self.model
         self.own_attention = attention.use(self.causal)
         norm.use(self.causal)
+        if self.activation_checkpointing and not self.sharded:
+            recompute(self.causal, self.in_compute_dtype)
         base = self.causal.base_model
         # Llama 4 has another base_model_prefix than its decoder's name
         self.decoder = base if base is not self.causal else base.get_submodule("model")
@@ -73,7 +77,7 @@ class Policy:
         """All parameters by name, as they are now (no copies)."""
         return {name: p.detach() for name, p in self.model.named_parameters()}
 
-    def shard(self, ranks: int, cpu_offload: bool = False) -> None:
+    def shard(self, sharding: fsdp.Sharding) -> None:
         """Keep a part of the weights on each of the ranks from now on; every rank must call this."""
         kept = getattr(self.causal, "_keep_in_fp32_modules_strict", None)
         if kept and self.compute == torch.bfloat16:
@@ -81,13 +85,16 @@ class Policy:
                 f"{type(self.causal).__name__} computes {', '.join(kept)} in float32, which is not supported with "
                 "distributed.strategy = 'fsdp' and dtype = 'bfloat16'; use dtype = 'float32'"
             )
-        blocks = getattr(self.causal, "_no_split_modules", None) or ()
-        fsdp.shard(as_module(self.causal), blocks, ranks, self.compute == torch.bfloat16, cpu_offload)
+        names, embedding = block_names(self.causal), self.causal.get_input_embeddings()
+        parts = [m for m in as_module(self.causal).modules() if type(m).__name__ in names]
+        if embedding.weight is not self.head.weight:  # tied ones are one weight, which is gathered all the while
+            parts += [embedding, self.head]
+        fsdp.shard(as_module(self.causal), parts, sharding, self.compute == torch.bfloat16)
         self.sharded = True
 
     def with_weights(self, function: Callable[[], Result]) -> Result:
         """The tensors that `function` computes with this policy; a sharded one gathers its weights for it."""
-        return fsdp.call_with_weights(as_module(self.causal), function) if self.sharded else function()
+        return fsdp.call_with_weights(as_module(self.causal), function)
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[None]:
@@ -98,19 +105,23 @@ class Policy:
     def replica(self) -> Policy:
         """A policy on the same weights with its own gradients, for another thread."""
         memo: dict[int, object] = {
-            id(p): torch.nn.Parameter(p.data, requires_grad=p.requires_grad) for p in self.model.parameters()
+            id(p): torch.nn.Parameter(p.data, requires_grad=p.requires_grad) if p.is_floating_point() else p
+            for p in self.model.parameters()  # packed weights of 4 bits are frozen, and shared as they are
         }
         return replace(self, model=deepcopy(self.model, memo))
 
     @contextlib.contextmanager
-    def in_compute_dtype(self) -> Iterator[None]:
-        """Meanwhile modules hold copies of their weights in `compute`, through which gradients reach the weights."""
+    def in_compute_dtype(self, part: str = "") -> Iterator[None]:
+        """Meanwhile modules hold copies of their weights in `compute`, through which gradients reach the weights.
+
+        `part` is the path of the only module whose weights are needed; empty: all of them.
+        """
         slots: list[tuple[dict[str, Any], str, Tensor]] = []  # a module's table of tensors, a name in it, the tensor
         if self.compute == torch.bfloat16 and not self.sharded:  # sharded weights are gathered in it
             copies: dict[int, Tensor] = {}
-            for path, module in self.causal.named_modules():
+            for path, module in as_module(self.causal).get_submodule(part).named_modules(prefix=part):
                 for name, p in module._parameters.items():
-                    if p is not None and not self._stays_float32(f"{path}.{name}"):
+                    if p is not None and p.is_floating_point() and not self._stays_float32(f"{path}.{name}"):
                         slots.append((module._parameters, name, p))
                 if self.causal.config.model_type in families.CAST_BUFFERS:
                     slots += [
@@ -225,7 +236,10 @@ class Policy:
 
     def logp(self, hidden_TD: Tensor, target_T: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
         """Log-probs of `target_T` at `temperature`, [T], in nats, and the entropies, [T] (zeros without `entropy`)."""
-        weight, bias = self.head.weight, getattr(self.head, "bias", None)
         spec = (self.scale / temperature, self.softcap, temperature, entropy)
         hidden_TD = hidden_TD if self.float64 else hidden_TD.to(self.compute)
-        return TokenLogp.apply(hidden_TD, weight, bias, target_T, *spec)
+
+        def compute() -> tuple[Tensor, Tensor]:
+            return TokenLogp.apply(hidden_TD, self.head.weight, getattr(self.head, "bias", None), target_T, *spec)
+
+        return fsdp.call_with_weights(self.head, compute)

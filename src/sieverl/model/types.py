@@ -21,7 +21,10 @@ class ModelConfig(Protocol):
     num_attention_heads: int
     num_key_value_heads: int
     _attn_implementation: str | None
+    architectures: list[str] | None
+    dtype: str | torch.dtype | None
 
+    def save_pretrained(self, save_directory: str | PathLike[str]) -> None: ...
     def get_text_config(self) -> ModelConfig: ...
 
 
@@ -35,6 +38,7 @@ class CausalModel(Protocol):
     """A causal LM of transformers (a `torch.nn.Module`), with or without LoRA adapters of PEFT around it."""
 
     config: ModelConfig
+    generation_config: GenerationConfig
     training: bool
     base_model: torch.nn.Module
 
@@ -61,8 +65,18 @@ class CausalModel(Protocol):
     ) -> ContinuousBatchingManager: ...
 
 
+class AdapterConfig(Protocol):
+    """The configuration of LoRA adapters (`peft.LoraConfig`): `r` is their rank."""
+
+    r: int
+
+    def save_pretrained(self, save_directory: str) -> None: ...
+
+
 class AdaptedModel(CausalModel, Protocol):
-    """A causal LM with LoRA adapters (`peft.PeftModel`)."""
+    """A causal LM with LoRA adapters (`peft.PeftModel`); `peft_config` has one configuration, `default`."""
+
+    peft_config: dict[str, AdapterConfig]
 
     def get_base_model(self) -> CausalModel: ...
     def disable_adapter(self) -> AbstractContextManager[None]: ...

@@ -78,6 +78,7 @@ class Recipe(Table):
             )
         if self.model.lora.rank and self.dtype == "float64":
             raise ValueError("model.lora.rank and dtype = 'float64' do not go together; use float32 or bfloat16")
+        self._quantization()
         if self.evaluate.every and not self.evaluate.source:
             raise ValueError(
                 f"evaluate.every = {self.evaluate.every} has nothing to measure: set evaluate.source to held-out "
@@ -95,10 +96,40 @@ class Recipe(Table):
             raise ValueError(
                 "axes.penalty_denominator needs axes.kl_coefficient or axes.entropy_coefficient; set one above 0"
             )
+        shared = self.distributed
+        if shared.strategy != "fsdp" and (shared.shard_size or shared.cpu_offload):
+            key = "shard_size" if shared.shard_size else "cpu_offload"
+            raise ValueError(
+                f"distributed.{key} is an option of sharding; set distributed.strategy = 'fsdp', or leave it out"
+            )
         for key, value in _numbers(self.model_dump()):
             if not math.isfinite(value):
                 raise ValueError(f"{key} = {value} is not a finite number; give one, such as 1.0")
         return self
+
+    def _quantization(self) -> None:
+        """Raise a ValueError where quantised weights would have to be trained, sharded or given to another engine."""
+        if self.model.quantization is None:
+            return
+        if not self.model.lora.rank:
+            raise ValueError(
+                "model.quantization = 'nf4' freezes the weights, and nothing is left to train; add model.lora.rank = 32"
+            )
+        if self.distributed.strategy != "replicated":
+            raise ValueError(
+                "model.quantization = 'nf4' packs weights in 4 bits, and sharding those is not supported; use "
+                "distributed.strategy = 'replicated' (a quarter of the memory in each process)"
+            )
+        if self.rollout.staleness:
+            raise ValueError(
+                "model.quantization = 'nf4' and rollout.staleness do not go together: an engine in its own process "
+                "would sample from unquantised weights; use rollout.staleness = 0"
+            )
+        if self.rollout.engine != "torch":
+            raise ValueError(
+                f"model.quantization = 'nf4' and rollout.engine = {self.rollout.engine!r} do not go together: only the "
+                "built-in engine samples from the quantised weights that are trained on; use rollout.engine = 'torch'"
+            )
 
 
 def _numbers(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -29,6 +29,7 @@ class Model(Table):
     path: str = Field("", description="Hugging Face directory or Hub id; empty: the model shipped with SieveRL")
     attention: str | None = Field(None, description="attention implementation of transformers; default: its own choice")
     device: str = Field("auto", description="auto, cpu or cuda")
+    quantization: Literal["nf4"] | None = Field(None, description="nf4: frozen weights in 4 bits under LoRA (QLoRA)")
     lora: Lora = Lora()
 
 
@@ -76,9 +77,16 @@ class Rollout(Table):
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     max_num_seqs: int = Field(512, gt=0, description="responses decoded at the same time")
     staleness: int = Field(0, ge=0, description="steps by which sampling runs ahead of training; 0: strictly on-policy")
-    engine: Literal["torch", "transformers"] = Field(
-        "torch", description="built-in engine, or continuous batching of transformers (for GPUs)"
+    engine: Literal["torch", "transformers", "vllm", "vllm_server"] = Field(
+        "torch",
+        description="built-in engine, continuous batching of transformers, vLLM in this process or a vLLM server",
     )
+    kv_cache_gb: float = Field(4.0, gt=0, description="vllm: memory of the KV cache of each rank")
+    tensor_parallel_size: int = Field(1, gt=0, description="vllm: ranks that share one engine")
+    servers: tuple[str, ...] = Field((), description='vllm_server: addresses, such as "http://127.0.0.1:8000"')
+    weights_dir: str = Field("", description="vllm_server: directory shared with the servers, to pass weights")
+    timeout_s: float = Field(600.0, gt=0, description="vllm_server: deadline of every wait for a server")
+    allow_remote_servers: bool = Field(False, description="vllm_server: servers on other machines (private network)")
 
 
 class Train(Table):
@@ -121,7 +129,12 @@ class Distributed(Table):
     """How several processes share the work; one process takes no notice."""
 
     strategy: Literal["replicated", "fsdp"] = Field("replicated", description="a whole model per rank, or sharded")
+    shard_size: int = Field(0, ge=0, description="fsdp: ranks that hold a model between them (HSDP); 0: all of them")
     cpu_offload: bool = Field(False, description="fsdp: parameters and optimiser state in CPU memory")
+    activation_checkpointing: bool = Field(
+        False, description="recompute each decoder block in the backward: less memory, a third more time; any strategy"
+    )
+    check_memory: bool = Field(True, description="refuse a model too large for the memory before it loads")
 
 
 class Checkpoint(Table):
@@ -129,6 +142,9 @@ class Checkpoint(Table):
 
     every: int = Field(50, ge=0, description="steps between checkpoints; 0 only at the end")
     keep: int = Field(2, gt=0)
+    format: Literal["full", "sharded"] = Field(
+        "full", description="the training state in one file, or in a file for each rank; both resume anywhere"
+    )
 
 
 class Alarms(Table):
@@ -136,7 +152,11 @@ class Alarms(Table):
 
     empty_steps: int = Field(20, ge=0, description="consecutive steps with nothing kept; 0: never")
     nonfinite_steps: int = Field(3, ge=0, description="consecutive steps with NaN or infinity; 0: never")
-    engine_mismatch: float = Field(0.5, ge=0, description="mean |log-prob difference| in nats; 0: never")
+    engine_mismatch: float | None = Field(
+        None,
+        ge=0,
+        description="mean |log-prob difference| in nats; 0: never; default: 0.001, in bfloat16 or with staleness 0.5",
+    )
 
 
 class Axes(Table):

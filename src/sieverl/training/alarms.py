@@ -6,6 +6,9 @@ from sieverl.errors import Alarm
 from sieverl.training.state import Run
 from sieverl.types import Metrics
 
+# mean |log-prob difference| in nats: beyond what float32 explains, and beyond what bfloat16 or older weights explain
+ROUNDING, OFF_POLICY = 0.001, 0.5
+
 
 def check_alarms(run: Run, row: Metrics) -> None:
     """Raise an Alarm if nothing was kept for many steps, updates were not finite, or the engine has other weights."""
@@ -24,9 +27,14 @@ def check_alarms(run: Run, row: Metrics) -> None:
             "steps teach nothing. Look for a division by zero or an overflow in an advantage, objective or "
             "penalty of yours, lower train.lr, or set alarms.nonfinite_steps = 0 to go on"
         )
-    gap = row.get("policy/engine_mismatch", 0.0)
-    if alarms.engine_mismatch and gap > alarms.engine_mismatch:
+    gap, limit = row.get("policy/engine_mismatch", 0.0), alarms.engine_mismatch
+    if limit is None:
+        exact = run.recipe.dtype != "bfloat16" and not run.recipe.rollout.staleness
+        limit = ROUNDING if exact else OFF_POLICY
+    if limit and gap > limit:
         raise Alarm(
-            f"the engine's log-probs are {gap:.2f} nats from the learner's (alarms.engine_mismatch = "
-            f"{alarms.engine_mismatch}): it samples from other weights than those that are trained"
+            f"the engine ({run.recipe.rollout.engine}) samples from other weights than those that are trained: its "
+            f"log-probs are {gap:.2g} nats from the learner's (alarms.engine_mismatch = {limit:g}). Its last update "
+            "arrived not at all or in part, its weights were replaced, or its kernels compute something else; "
+            "docs/engines.md says how to find out"
         )

@@ -10,8 +10,10 @@ from sieverl.algorithms.axes import inapplicable, with_axes
 from sieverl.algorithms.describe import describe
 from sieverl.algorithms.named import get_algorithm
 from sieverl.algorithms.trial import try_out
-from sieverl.engines.registry import ENGINES
+from sieverl.distributed.world import World
+from sieverl.engines.registry import ENGINES, OPTIONS
 from sieverl.errors import DataError, UsageError
+from sieverl.model.load import choose_device
 from sieverl.recipe import Recipe
 from sieverl.types import Prompt
 from sieverl.verify import Pool, check_gold, is_graded
@@ -37,12 +39,7 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
             f"{recipe.algorithm} clips the ratio at {min(clips):g}, and train.old = 'engine' would take it to an "
             f"engine whose log-probs are up to {ROUNDING} off by rounding alone; use train.old = 'learner'"
         )
-    if recipe.distributed.strategy == "fsdp" and not ENGINES[recipe.rollout.engine].sharded:
-        raise UsageError(
-            f'rollout.engine = {recipe.rollout.engine!r} does not support distributed.strategy = "fsdp"; use "torch"'
-        )
-    if recipe.rollout.stop and not ENGINES[recipe.rollout.engine].stop_strings:
-        raise UsageError(f'rollout.engine = {recipe.rollout.engine!r} does not support rollout.stop; use "torch"')
+    check_engine(recipe)
     if recipe.rollout.staleness and "ratio" not in algorithm.needs:
         raise UsageError(
             f"rollout.staleness = {recipe.rollout.staleness} trains on responses of an older policy, and "
@@ -51,6 +48,41 @@ def chosen_algorithm(recipe: Recipe) -> Algorithm:
         )
     try_out(algorithm, recipe.algorithm)
     return algorithm
+
+
+def check_engine(recipe: Recipe) -> None:
+    """Raises a UsageError for what the chosen engine does not support, by what it says of itself."""
+    engine, settings = ENGINES[recipe.rollout.engine], recipe.rollout
+    asked = {
+        'distributed.strategy = "fsdp"': recipe.distributed.strategy == "fsdp" and not engine.sharded,
+        "rollout.stop": bool(settings.stop) and not engine.stop_strings,
+        'dtype = "float64"': recipe.dtype == "float64" and not engine.float64,
+    }
+    for what, refused in asked.items():
+        if refused:
+            raise UsageError(f'rollout.engine = {settings.engine!r} does not support {what}; use "torch"')
+    changed = [key for key in sorted(OPTIONS) if getattr(settings, key) != type(settings).model_fields[key].default]
+    for key in changed:
+        if key not in engine.options:
+            has = " or ".join(f'"{name}"' for name, other in ENGINES.items() if key in other.options)
+            raise UsageError(f"rollout.engine = {settings.engine!r} knows no rollout.{key}; leave it out, or use {has}")
+
+
+def check_world(recipe: Recipe, world: World) -> None:
+    """Ranks that make no whole groups, and an offload from where there is no GPU, are refused."""
+    shared = recipe.distributed
+    group = shared.shard_size or world.size
+    if world.size > 1 and world.size % group:
+        raise UsageError(
+            f"distributed.shard_size = {group} does not divide the {world.size} ranks of this run: {world.size} = "
+            f"{world.size // group} x {group} + {world.size % group}; start a multiple of {group} ranks, or set it to "
+            f"one of {', '.join(str(n) for n in range(1, world.size + 1) if world.size % n == 0)}"
+        )
+    if shared.cpu_offload and choose_device(recipe.model.device) == "cpu":
+        raise UsageError(
+            "distributed.cpu_offload moves parameters and optimiser state from a GPU to CPU memory, and this run "
+            "computes on the CPU: they are there already; leave it out"
+        )
 
 
 def on_policy(recipe: Recipe) -> bool:

@@ -112,5 +112,5 @@ def save(run: Run) -> None:
     directory = run.run_dir / "checkpoints"
     queue, tensors = queue_to_saved(run)
     state = {**asdict(run.state), "queue": queue}
-    checkpoint.save(directory, run.policy, run.learner, state, run.recipe.checkpoint.keep, tensors)
+    checkpoint.save(directory, run.policy, run.learner, state, run.recipe.checkpoint, tensors)
     run.world.barrier()

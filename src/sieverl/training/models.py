@@ -11,6 +11,7 @@ import torch
 
 from sieverl.algorithms.algorithm import Algorithm
 from sieverl.assets import BASE
+from sieverl.distributed.fsdp import Sharding
 from sieverl.distributed.world import World
 from sieverl.engines.process import ProcessEngine
 from sieverl.engines.protocol import Engine
@@ -32,7 +33,11 @@ def build_policy(recipe: Recipe, tokenizer: Tokenizer, data: TrainingData, found
     """The policy of the recipe, or of the checkpoint `found`, that takes every prompt of the data."""
     path, lora = recipe.model.path or str(BASE), recipe.model.lora if recipe.model.lora.rank else None
     device = choose_device(recipe.model.device)
-    policy = load_policy(path, tokenizer, recipe.dtype, device, recipe.model.attention, lora, recipe.seed, found)
+    settings = recipe.model
+    policy = load_policy(
+        path, tokenizer, recipe.dtype, device, settings.attention, lora, recipe.seed, found, settings.quantization
+    )
+    policy = replace(policy, activation_checkpointing=recipe.distributed.activation_checkpointing)
     limit, why = families.longest(policy.causal.config)
     longest = max(map(len, data.train_tokens))
     if limit and longest + recipe.rollout.max_tokens > limit:
@@ -48,7 +53,7 @@ def build_policy(recipe: Recipe, tokenizer: Tokenizer, data: TrainingData, found
 def shard(recipe: Recipe, policy: Policy, world: World) -> None:
     """Shard the policy over the ranks where the recipe says so; one process has nothing to shard with."""
     if recipe.distributed.strategy == "fsdp" and world.size > 1:
-        policy.shard(world.size, recipe.distributed.cpu_offload)
+        policy.shard(Sharding(world.size, recipe.distributed.shard_size, recipe.distributed.cpu_offload))
 
 
 def set_threads(recipe: Recipe) -> None:
@@ -57,12 +62,12 @@ def set_threads(recipe: Recipe) -> None:
         torch.set_num_threads(recipe.threads or max(1, torch.get_num_threads() // 2))
 
 
-def build_engine(recipe: Recipe, policy: Policy) -> Engine:
+def build_engine(recipe: Recipe, policy: Policy, world: World) -> Engine:
     """The engine that the recipe names; in a process of its own where it is to sample while the learner trains."""
     kind = ENGINES[recipe.rollout.engine]
     if recipe.rollout.staleness and kind.shares_weights:
         return ProcessEngine(partial(engine_with_own_weights, recipe))
-    return kind(policy, recipe.rollout.max_num_seqs)
+    return kind.build(policy, recipe.rollout, world)
 
 
 def engine_with_own_weights(recipe: Recipe) -> tuple[Policy, Engine]:
@@ -71,7 +76,7 @@ def engine_with_own_weights(recipe: Recipe) -> tuple[Policy, Engine]:
     path, lora = recipe.model.path or str(BASE), recipe.model.lora if recipe.model.lora.rank else None
     device = choose_device(recipe.model.device)
     policy = load_policy(path, load_tokenizer(path), recipe.dtype, device, recipe.model.attention, lora, recipe.seed)
-    return policy, ENGINES[recipe.rollout.engine](policy, recipe.rollout.max_num_seqs)
+    return policy, ENGINES[recipe.rollout.engine].build(policy, recipe.rollout, World())
 
 
 def initial_policy(recipe: Recipe, policy: Policy, world: World) -> Callable[[], Policy]:
@@ -99,7 +104,8 @@ def build_learner(
         body = None
         if not algorithm.critic.shared:
             model = load_model(recipe.model.path or str(BASE), recipe.dtype, str(policy.device))
-            body = Policy(model, policy.tokenizer, policy.compute)
+            again = recipe.distributed.activation_checkpointing
+            body = Policy(model, policy.tokenizer, policy.compute, activation_checkpointing=again)
             shard(recipe, body, world)
         critic = ValueModel(algorithm.critic, policy, body)
     return Learner(

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
+from sieverl.engines.registry import OPTIONS
 from sieverl.errors import CheckpointError, UsageError
 from sieverl.files import write_text
 from sieverl.recipe import Recipe, load, to_toml
@@ -49,6 +50,8 @@ def _difference(recipe: Recipe, run_dir: Path) -> tuple[str, object, object] | N
         return None
     before, now = load(run_dir / "recipe.toml").model_dump(), recipe.model_dump()
     before["verify"].pop("graded"), now["verify"].pop("graded")  # compared with what was trained: check_same_grades
+    for key in OPTIONS:  # where an engine runs, not what it samples
+        before["rollout"].pop(key), now["rollout"].pop(key)
     for key in now:
         if key in MAY_CHANGE or before[key] == now[key]:
             continue

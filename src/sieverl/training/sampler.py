@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sieverl.distributed.fsdp import whole
 from sieverl.engines.protocol import Engine
+from sieverl.errors import EngineError
 from sieverl.model.policy import Policy
 
 Result = TypeVar("Result")
@@ -24,7 +25,7 @@ class Sampler:
 
     def __init__(self, concurrently: bool = False) -> None:
         self._thread = ThreadPoolExecutor(1, "sampler") if concurrently else None
-        self._version = 0  # of the weights that the engine has once all submitted work is done
+        self._version = -1  # of the weights that the engine has once all submitted work is done
 
     def submit(self, engine: Engine, policy: Policy, version: int, work: Callable[[], Result]) -> Future[Result]:
         """`work` with the policy's weights as they are now in `engine`; `version` is the number of steps trained.
@@ -41,6 +42,11 @@ class Sampler:
         def job() -> Result:
             if weights is not None:
                 engine.load(weights, version)
+            if engine.version != version:
+                raise EngineError(
+                    f"the engine is stale: it has the weights of step {engine.version}, and was given those of step "
+                    f"{version}; its `load` did not take them"
+                )
             return work()
 
         return self._thread.submit(job) if self._thread else _at_once(job)

@@ -16,7 +16,8 @@ from sieverl.rollout.environment import Environment
 from sieverl.run_dir import manifest
 from sieverl.training import checkpoint
 from sieverl.training.ahead import restore_queue
-from sieverl.training.checks import build_pool, check_verifier, chosen_algorithm, left_out
+from sieverl.training.checks import build_pool, check_verifier, check_world, chosen_algorithm, left_out
+from sieverl.training.memory import check_fits
 from sieverl.training.models import build_engine, build_learner, build_policy, initial_policy, set_threads, shard
 from sieverl.training.prompts import Say, prompt_sets, read_data, render_data
 from sieverl.training.resume import Resume, check_same_grades, checkpoint_to_resume, open_run_dir
@@ -45,16 +46,19 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     if line := left_out(recipe, algorithm):
         say(line)
     world = init_distributed()
+    check_world(recipe, world)
     check_writable(Path(recipe.run_dir), "the run directory", "--run-dir")
     check_shared(Path(recipe.run_dir), world)
     check_same_prompts([*data.train, *data.heldout], world)
+    check_fits(recipe, world)
     found = checkpoint_to_resume(recipe, resume)
     set_threads(recipe)
     tokenizer = load_tokenizer(recipe.model.path or str(BASE))
     data = render_data(recipe, data, tokenizer, say)
     pool = undo.enter_context(build_pool(recipe, data.train))
     policy = build_policy(recipe, tokenizer, data, found)
-    engine = build_engine(recipe, policy)
+    samplers = world.another() if recipe.rollout.staleness else world  # sampling has a thread of its own
+    engine = build_engine(recipe, policy, samplers)
     say(f"{policy.causal.config.model_type}: {supported_ways(policy)}")
     shard(recipe, policy, world)
     reference = initial_policy(recipe, policy, world)
@@ -66,7 +70,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
         policy=policy,
         reference=reference,
         learner=learner,
-        environment=Environment(engine, pool, tokenizer, world.another() if recipe.rollout.staleness else world),
+        environment=Environment(engine, pool, tokenizer, samplers),
         prompts=prompts,
         heldout=heldout,
         sampler=Sampler(concurrently=recipe.rollout.staleness > 0),
@@ -77,7 +81,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
         run.state = State.of(manifest.load_state(found))
         check_same_grades(run)
         queue = manifest.load_state(found).get("queue", [])
-        restore_queue(run, queue, checkpoint.load_tensors(found, "queue."))
+        restore_queue(run, queue, checkpoint.load_queue(found))
         say(f"resuming {recipe.run_dir} at step {run.state.step} of {recipe.steps}")
     if world.rank == 0:
         open_run_dir(recipe, resume, run.state.step if found else None)

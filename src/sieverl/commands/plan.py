@@ -1,0 +1,135 @@
+"""`sieverl plan`: memory, traffic and time of a recipe on given GPUs, before any of them is paid for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sieverl.commands.train import parse_overrides
+from sieverl.errors import ExitCode, UsageError, nearest
+
+if TYPE_CHECKING:
+    from sieverl.planning.machine import Machine
+    from sieverl.planning.plan import Plan
+    from sieverl.recipe import Recipe
+
+ABOUT = "say what a recipe needs on given GPUs, how long a step takes, and the fastest setting that fits"
+PROMPT_TOKENS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of `sieverl plan`. `overrides` are `--dotted.key value` arguments, as they came."""
+
+    recipe: str
+    gpus: int
+    gpu: str
+    gpu_memory: float | None
+    bandwidth: float | None
+    flops: float | None
+    link: float | None
+    network: float | None
+    model_shape: str | None
+    prompt_tokens: int
+    response_tokens: float | None
+    tail: float
+    kept: float | None
+    json: bool
+    overrides: Sequence[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `sieverl plan`."""
+    vars(parser)["takes_recipe"] = True
+    parser.add_argument("recipe", metavar="RECIPE.toml")
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs, in nodes of 8 (default: 1)")
+    parser.add_argument("--gpu", default="H100", metavar="NAME", help="H100 (default), H200, H20, B200, A100, ...")
+    for name, unit, what in (
+        ("gpu-memory", "GB", "memory of one GPU"),
+        ("bandwidth", "GB/s", "bandwidth of its memory"),
+        ("flops", "TFLOP/s", "its dense bfloat16 peak"),
+        ("link", "GB/s", "between the GPUs of a node, in one direction"),
+        ("network", "GB/s", "between nodes, for each GPU"),
+    ):
+        parser.add_argument(f"--{name}", type=float, metavar=unit, help=f"{what}; default: that of --gpu")
+    parser.add_argument("--model-shape", metavar="M", help="config.json, model directory or name, as Qwen2.5-7B")
+    parser.add_argument("--prompt-tokens", type=int, default=PROMPT_TOKENS, metavar="N", help="mean of a prompt: 256")
+    parser.add_argument("--response-tokens", type=float, metavar="N", help="mean length; default: a third of the limit")
+    parser.add_argument("--tail", type=float, default=3.0, metavar="X", help="99th percentile / mean length; 3")
+    parser.add_argument("--kept", type=float, metavar="SHARE", help="responses that are trained on; default: 0.5 or 1")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def run(options: Options) -> ExitCode:
+    """Print the plan."""
+    from rich.console import Console
+
+    from sieverl.display.plan import as_json, show
+    from sieverl.planning.plan import cheapest, choices
+    from sieverl.recipe import load
+
+    plan = make_plan(load(options.recipe, parse_overrides(options.overrides)), options)
+    found = choices(plan)
+    best = cheapest(found, plan)
+    if options.json:
+        print(json.dumps(as_json(plan, found, best), indent=2))
+    else:
+        show(plan, found, best, Console())
+    return ExitCode.DONE
+
+
+def make_plan(recipe: Recipe, options: Options) -> Plan:
+    """The plan of the recipe as it is. Raises a UsageError for sizes that cannot be."""
+    from sieverl.algorithms.axes import with_axes
+    from sieverl.algorithms.credit import everything
+    from sieverl.algorithms.named import get_algorithm
+    from sieverl.assets import BASE
+    from sieverl.planning.lengths import Lengths
+    from sieverl.planning.plan import Plan
+    from sieverl.planning.setting import setting_of
+    from sieverl.planning.shape import find_shape
+    from sieverl.planning.work import work_of
+
+    machine = chosen_machine(options)
+    shape = find_shape(options.model_shape or recipe.model.path or str(BASE))
+    algorithm = with_axes(get_algorithm(recipe.algorithm), recipe.chosen_axes)
+    limit = recipe.rollout.max_tokens
+    mean = options.response_tokens or max(1.0, limit / 3)
+    kept = options.kept
+    if kept is None:
+        kept = 1.0 if algorithm.select is everything or algorithm.penalises_sampled else 0.5
+    critic = algorithm.critic is not None and not algorithm.critic.shared
+    lengths = Lengths(mean, options.tail, limit)
+    work = work_of(recipe, algorithm.needs, critic, lengths, kept, options.prompt_tokens)
+    return Plan(shape, setting_of(recipe, options.gpus), work, machine)
+
+
+def chosen_machine(options: Options) -> Machine:
+    """The GPU that the options describe. Raises a UsageError for one that cannot be."""
+    from sieverl.planning.machine import GB, GPUS
+
+    if options.gpus < 1:
+        raise UsageError(f"--gpus is {options.gpus}; a plan is for 1 GPU or more")
+    if options.gpu not in GPUS:
+        raise UsageError(
+            f"--gpu is {options.gpu!r}.{nearest(options.gpu, GPUS)} Known are {', '.join(GPUS)}; describe another one "
+            "with --gpu-memory, --bandwidth and --flops"
+        )
+    gpu = GPUS[options.gpu]
+
+    def given(value: float | None, unit: float, option: str, default: float) -> float:
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"{option} is {value:g}; it must be above 0")
+        return default if value is None else value * unit
+
+    return replace(
+        gpu,
+        memory=given(options.gpu_memory, GB, "--gpu-memory", gpu.memory),
+        bandwidth=given(options.bandwidth, GB, "--bandwidth", gpu.bandwidth),
+        flops=given(options.flops, 1e12, "--flops", gpu.flops),
+        link=given(options.link, GB, "--link", gpu.link),
+        network=given(options.network, GB, "--network", gpu.network),
+    )

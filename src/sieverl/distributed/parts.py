@@ -1,0 +1,71 @@
+"""Tensors in files that each rank writes and reads its part of (`torch.distributed.checkpoint`).
+
+The storage is that for Hugging Face: safetensors files whose metadata is JSON, so nothing is unpickled. What was
+written by some ranks is read by any other number of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import SHARDED_DIR_NAME
+
+FILE_BYTES = 5_000_000_000  # of a file of weights, about
+
+
+def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Each rank writes its part of `tensors` into `folder`, which exists; a tensor that all hold, one of them."""
+    with _quiet():
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        dcp.save(_with_dimensions(tensors), storage_writer=writer, no_dist=not dist.is_initialized())
+
+
+def write_whole(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """The same as files of whole tensors and their index, as `from_pretrained` of transformers takes them.
+
+    Each rank writes its part, then the first one copies them together, piece by piece, and removes the parts.
+    """
+    number, size, files = 1, 0, {}
+    for name, tensor in tensors.items():
+        if size and size + tensor.numel() * tensor.element_size() > FILE_BYTES:
+            number, size = number + 1, 0
+        files[name] = number
+        size += tensor.numel() * tensor.element_size()
+    with _quiet():
+        writer = HuggingFaceStorageWriter(str(folder), files, save_distributed=True, enable_consolidation=True)
+        dcp.save(dict(tensors), storage_writer=writer, no_dist=not dist.is_initialized())
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        shutil.rmtree(folder / SHARDED_DIR_NAME)
+
+
+def names(folder: Path) -> set[str]:
+    """The tensors in a folder."""
+    return set(HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata)
+
+
+def read(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Fill `tensors` from the files in `folder`, each rank its part."""
+    with _quiet():
+        reader = HuggingFaceStorageReader(str(folder))
+        dcp.load(_with_dimensions(tensors), storage_reader=reader, no_dist=not dist.is_initialized())
+
+
+def _with_dimensions(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Numbers as vectors of one entry (views): a slice of a file has a dimension."""
+    return {name: tensor if tensor.dim() else tensor.view(1) for name, tensor in tensors.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warning that there are no other ranks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield
