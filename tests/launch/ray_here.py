@@ -34,7 +34,7 @@ def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
             family = [process.pid, *(child.pid for child in children(process.pid))]
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
+                process.wait(5)
             for pid in family:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
