@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from runs import recipe
 
@@ -28,11 +30,18 @@ if __name__ == "__main__":
         def __call__(self, row: Metrics, notes: Sequence[Note] = ()) -> None:
             super().__call__(row, notes)
             if row["step"] == int(step) > 0:
-                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+                seen: list[int] = []
+                noted = signal.getsignal(signal.SIGTERM)
+                assert callable(noted)
+
+                def note(number: int, frame: FrameType | None) -> None:
+                    seen.append(number)
+                    noted(number, frame)
+
+                signal.signal(signal.SIGTERM, note)
                 os.kill(os.getppid(), signal.SIGTERM)
-                signal.sigwait({signal.SIGTERM})
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-                signal.raise_signal(signal.SIGTERM)
+                while not seen:
+                    time.sleep(0.01)
 
     console.Progress = Stopping  # type: ignore[misc]
     run = recipe(Path(folder) / "run", **dict(option.split("=", 1) for option in options))
