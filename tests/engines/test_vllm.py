@@ -132,6 +132,8 @@ def test_vllm_has_the_weights_of_the_learner_after_every_update(tmp_path: Path) 
     assert found["threads as they were"]
     check_updates(found["lora"], 3)
     assert all(row["rollout/truncated"] == 0 for row in found["lora"] if row["step"]), "each ended at the stop string"
+    ahead = [row["policy/engine_mismatch"] for row in found["ahead"] if row["step"]]
+    assert ahead[0] < 1e-4 < min(ahead[1:]), "from its second step on it samples from the weights of one step before"
     assert found["stale"]["step"] == 2, "the first step that samples after an update"
     assert "samples from other weights than those that are trained" in found["stale"]["said"]
 

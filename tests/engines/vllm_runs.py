@@ -62,13 +62,14 @@ def stale(folder: Path) -> dict[str, Any]:
 
 
 def alone(folder: Path) -> dict[str, Any]:
-    """Ten updates, the same run resumed, LoRA with a stop string, and an engine that is frozen on purpose."""
+    """Ten updates, the same run resumed, LoRA with a stop string, sampling ahead, and an engine frozen on purpose."""
     function = torch.set_num_threads
     return {
         "ten": run(folder, "ten", steps=10, evaluate__every=10, evaluate__limit=2),
         "resumed": run(folder, "ten", steps=11, evaluate__every=10, evaluate__limit=2),
         "threads as they were": torch.set_num_threads is function,
         "lora": run(folder, "lora", steps=3, model__lora__rank=4, rollout__stop='["box"]', **NOT_EVALUATED),
+        "ahead": run(folder, "ahead", steps=3, rollout__staleness=1, **NOT_EVALUATED),
         "stale": stale(folder),
     }
 
