@@ -6,11 +6,11 @@ import contextlib
 import ctypes
 
 M_MMAP_THRESHOLD = -3  # of mallopt(3) of glibc
-LARGE = 4 << 20  # bytes
+LARGE = 1 << 20  # bytes
 
 
 def give_back_large_tensors() -> None:
-    """From now on a freed tensor of 4 MiB or more is no longer part of this process's memory.
+    """From now on a freed tensor of 1 MiB or more is no longer part of this process's memory.
 
     By default glibc raises its limit to 32 MiB as tensors are freed, and keeps them for later. Gathered weights that
     come and go between tensors that stay leave gaps that nothing fits into. Another C library is left as it is.

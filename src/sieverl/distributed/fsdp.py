@@ -75,6 +75,8 @@ def shard(model: torch.nn.Module, parts: Sequence[torch.nn.Module], sharding: Sh
     for part in sharded_modules(model):
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)  # gloo has no other
+        if device == "cpu":
+            part.set_modules_to_backward_prefetch([part])  # none: there is nothing to overlap, and it takes memory
     with torch.no_grad():  # makes `model` the root of its parts
         call_with_weights(model, lambda: torch.zeros(()))
     reshard(model)
