@@ -55,7 +55,7 @@ def test_one_schema_for_steps_and_evaluations(tmp_path: Path) -> None:
         *((name, "int64") for name in ("step", "group", "sample", "prompt_id")),
         *((name, "string") for name in ("prompt", "answer", "response")),
         *(("reward", "double"), ("correct", "bool"), ("status", "string"), ("length", "int64"), ("truncated", "bool")),
-        *(("kept", "bool"), ("advantage", "double"), ("logp", "double")),
+        *(("kept", "bool"), ("advantage", "double"), ("logp", "double"), ("policy_version", "int64")),
     ]
     assert pa.concat_tables(map(pq.read_table, files)).num_rows == 4
     write_rollouts(tmp_path, 5, WITH_PARTS)
