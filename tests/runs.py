@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import pytest
 
 from sieverl.engines.fake import FakeEngine
 from sieverl.engines.protocol import Request
@@ -65,6 +64,8 @@ def comparable(run_dir: Path) -> list[dict[str, Any]]:
 
 def same_run(one: Path, other: Path, relative: float = 1e-9) -> None:
     """The same responses and rewards, and metrics up to rounding."""
+    import pytest  # which is not where this file is used with vLLM
+
     files = sorted(path.name for path in (one / "rollouts").iterdir())
     assert files == sorted(path.name for path in (other / "rollouts").iterdir())
     for name in files:
