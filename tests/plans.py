@@ -12,20 +12,7 @@ from sieverl.planning.setting import Setting
 from sieverl.planning.shape import BUILT_IN
 from sieverl.planning.work import Work
 
-SETTING = Setting(
-    gpus=1,
-    strategy="replicated",
-    shard=1,
-    activation_checkpointing=False,
-    cpu_offload=False,
-    lora_rank=0,
-    quantization="",
-    engine="torch",
-    tensor_parallel=1,
-    micro_batch_tokens=4096,
-    max_num_seqs=64,
-    dtype="bfloat16",
-)
+SETTING = Setting(gpus=1, micro_batch_tokens=4096, max_num_seqs=64)
 WORK = Work(64, 8, 100, Lengths(300, 3, 1024), kept=0.5, updates=1)
 
 

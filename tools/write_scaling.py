@@ -17,20 +17,7 @@ from sieverl.planning.work import Work
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "scaling.md"
-RECIPE = Setting(
-    gpus=1,
-    strategy="replicated",
-    shard=1,
-    activation_checkpointing=False,
-    cpu_offload=False,
-    lora_rank=0,
-    quantization="",
-    engine="torch",
-    tensor_parallel=1,
-    micro_batch_tokens=32768,
-    max_num_seqs=512,
-    dtype="bfloat16",
-)
+RECIPE = Setting(gpus=1, micro_batch_tokens=32768)
 # the paper's: 1,024 prompts, 4 responses each of at most 3,072 tokens, 2 updates; and one of long responses
 PAPER = Work(1024, 4, 256, Lengths(1024, 3, 3072), kept=0.5, updates=2, old=True)
 LONG = Work(1024, 16, 256, Lengths(2500, 3, 8192), kept=0.5, updates=2, old=True)

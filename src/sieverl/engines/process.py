@@ -134,6 +134,6 @@ def serve(connection: Connection, build: Build) -> None:
         return  # the trainer has gone
     except SieveRLError as error:
         connection.send(("error", error))
-    except Exception as error:
+    except Exception as error:  # whatever fails here, the trainer is told and this process prints where
         traceback.print_exc()
         connection.send(("error", EngineError(f"the engine failed: {type(error).__name__}: {first_line(error)}")))

@@ -287,7 +287,7 @@ def failing(doing: str) -> Iterator[None]:
     """A failure inside vLLM is an EngineError."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # vLLM has no class for it
         raise EngineError(
             f"vLLM failed while {doing}: {type(error).__name__}: {first_line(error)}; the same command goes on from "
             "the last checkpoint"

@@ -15,17 +15,17 @@ class Setting:
     """The keys of a recipe that a plan may change. `shard` is the number of GPUs that share one copy of the model."""
 
     gpus: int
-    strategy: str
-    shard: int
-    activation_checkpointing: bool
-    cpu_offload: bool
-    lora_rank: int
-    quantization: str
-    engine: str
-    tensor_parallel: int
-    micro_batch_tokens: int
-    max_num_seqs: int
-    dtype: str
+    strategy: str = "replicated"
+    shard: int = 1
+    activation_checkpointing: bool = False
+    cpu_offload: bool = False
+    lora_rank: int = 0
+    quantization: str = ""
+    engine: str = "torch"
+    tensor_parallel: int = 1
+    micro_batch_tokens: int = 16384
+    max_num_seqs: int = 512
+    dtype: str = "bfloat16"
 
     @property
     def compute(self) -> int:
