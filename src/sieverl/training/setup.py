@@ -59,6 +59,8 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     policy = build_policy(recipe, tokenizer, data, found)
     samplers = world.another() if recipe.rollout.staleness else world  # sampling has a thread of its own
     engine = build_engine(recipe, policy, samplers)
+    if close := getattr(engine, "close", None):
+        undo.callback(close)
     say(f"{policy.causal.config.model_type}: {supported_ways(policy)}")
     shard(recipe, policy, world)
     reference = initial_policy(recipe, policy, world)
