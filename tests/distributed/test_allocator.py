@@ -1,12 +1,16 @@
-"""Memory that large tensors leave is given back, also between smaller ones that stay."""
+"""What is freed is given back or used again, and kernels of old shapes are forgotten."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from sieverl.distributed.allocator import keep_less
 
 SCRIPT = """
 import sys
@@ -36,3 +40,39 @@ def test_large_tensors_leave_no_gaps() -> None:
     freed = [float(subprocess.check_output([*command, how], text=True)) for how in ("give back", "as it is")]
     assert freed[0] > 60, "MiB of 64"
     assert freed[1] < 40, "what it is for"
+
+
+KERNELS = """
+import sys, torch
+from sieverl.distributed.allocator import keep_less
+
+def resident():
+    with open("/proc/self/status") as file:
+        return next(int(row.split()[1]) for row in file if row.startswith("VmRSS")) / 1024
+
+if sys.argv[1] == "less":
+    keep_less()
+torch.set_num_threads(1)
+weight = torch.zeros(64, 64)
+for rows in range(1, 129):
+    torch.nn.functional.linear(torch.zeros(rows, 64), weight)
+before = resident()
+for rows in range(129, 641):
+    torch.nn.functional.linear(torch.zeros(rows, 64), weight)
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory that Linux shows")
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+def test_new_shapes_do_not_fill_the_memory() -> None:
+    command = [sys.executable, "-c", KERNELS]
+    less, more = (float(subprocess.check_output([*command, how], text=True)) for how in ("less", "as it is"))
+    assert less < more / 2, "MiB of 512 shapes"
+
+
+def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    keep_less()
+    assert (os.environ["LRU_CACHE_CAPACITY"], os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) == ("7", "128")

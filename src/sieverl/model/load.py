@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 
+from sieverl.distributed.allocator import keep_less
 from sieverl.errors import DataError, UsageError, first_line
 from sieverl.model import families, quantized
 from sieverl.model.files import (
@@ -83,6 +84,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
+    keep_less()
     check_attention(implementation)
     local = is_local(path)
     if local:
