@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sieverl.distributed.allocator import give_back_large_tensors
 
+LARGE_MODEL = 256 << 20  # bytes; with a smaller one activations are the large tensors, and page faults cost a fifth
 CALL = "call_with_weights"  # the method of a sharded model inside which its weights are there
 Result = TypeVar("Result")
 T = TypeVar("T", bound=Tensor)
@@ -66,7 +67,7 @@ def shard(model: torch.nn.Module, parts: Sequence[torch.nn.Module], sharding: Sh
     mixed = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bfloat16 else MixedPrecisionPolicy()
     device = next(model.parameters()).device.type
     mesh, offload = sharding.mesh(device), sharding.offload()
-    if device == "cpu":
+    if device == "cpu" and sum(p.nbytes for p in model.parameters()) >= LARGE_MODEL:
         give_back_large_tensors()
     for module in (*parts, model):
         fully_shard(module, mesh=mesh, mp_policy=mixed, offload_policy=offload)
