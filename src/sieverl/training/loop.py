@@ -14,7 +14,7 @@ from sieverl.learner.redistribute import assign_ranks, imbalance, redistribute
 from sieverl.rollout.collect import Batch
 from sieverl.training import checkpoint, signals
 from sieverl.training.ahead import next_batch, queue_to_saved
-from sieverl.training.alarms import check_alarms
+from sieverl.training.alarms import check_alarms, stop_if, warnings
 from sieverl.training.grades import settle_grades
 from sieverl.training.heldout import evaluate
 from sieverl.training.notes import notes
@@ -37,6 +37,7 @@ def train(
     if state.step == 0:
         row = {"step": 0, **evaluate(run)}
         record(run, row)
+        check_alarms(run, row)
         if run.world.rank == 0:
             on_row(row, [])
     with stop_requests() as requested:
@@ -46,13 +47,14 @@ def train(
             if last or (recipe.evaluate.every and state.step % recipe.evaluate.every == 0):
                 row |= evaluate(run)
             record(run, row)
+            alarms = check_alarms(run, row)
             if run.world.rank == 0:
-                on_row(row, notes(run, row))
+                on_row(row, [*notes(run, row), *warnings(alarms)])
             due = recipe.checkpoint.every and state.step % recipe.checkpoint.every == 0
             stop = run.world.sum_floats([len(requested)])[0] > 0
             if last or due or stop:
                 save(run)
-            check_alarms(run, row)
+            stop_if(alarms)
             if stop and not last:
                 raise Preempted(requested[0] if requested else signal.SIGTERM)
 

@@ -24,6 +24,19 @@ from sieverl.verify import Pool
 
 
 @dataclass
+class Watched:
+    """What the alarms remember from step to step.
+
+    `recent`: by rule, 1 for each of its last steps in which its threshold was passed, 0 for the others, newest last.
+    `begun`: the rules whose warning was said and is not over. `start`: what the first steps were like, by metric.
+    """
+
+    recent: dict[str, list[int]] = field(default_factory=dict)
+    begun: list[str] = field(default_factory=list)
+    start: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
 class State:
     """What a run is between two steps, beside weights and optimiser state: all of it is in a checkpoint."""
 
@@ -32,12 +45,14 @@ class State:
     empty_steps: int = 0
     graded: bool | None = None  # whether rewards mean more than right and wrong; None before the first step
     nonfinite_steps: int = 0
+    watched: Watched = field(default_factory=Watched)
 
     @staticmethod
     def of(saved: JsonObject) -> State:
         """The state in a checkpoint's `training.json`."""
         cursor = Cursor(**saved["cursor"])
-        return State(saved["step"], cursor, saved["empty_steps"], saved["graded"], saved.get("nonfinite_steps", 0))
+        nonfinite, watched = saved.get("nonfinite_steps", 0), Watched(**saved.get("watched", {}))
+        return State(saved["step"], cursor, saved["empty_steps"], saved["graded"], nonfinite, watched)
 
 
 @dataclass(kw_only=True)
