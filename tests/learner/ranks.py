@@ -18,6 +18,7 @@ from sieverl.algorithms import objective as obj
 from sieverl.algorithms.objective import Penalty
 from sieverl.distributed.world import World, init_distributed
 from sieverl.learner.batches import pack
+from sieverl.learner.halving import Budget
 
 # name -> the algorithm and the responses that are masked
 CASES: dict[str, tuple[Algorithm, list[int]]] = {
@@ -44,7 +45,7 @@ def gradients(name: str, world: World, is_mine: Callable[[int], bool]) -> torch.
     parts = []
     for b in batches:
         if run.critic is not None:
-            run.critic.update(b, run.policy, 100, world)
+            run.critic.update(b, run.policy, Budget(100, world), world)
             parts.append(torch.cat([p.detach().flatten() for p in run.critic.trained.values()]))
         run.backward(b, dict.fromkeys(SUMS, 0.0))
         parts.append(gradient(run))

@@ -435,7 +435,7 @@ def masked_ppo(model, penalty, drop):
     run.score(batches)
     advantage = [s.token_advantage for s in batches[0].samples if s.kept and s.token_advantage is not None]
     assert run.critic is not None
-    run.critic.update(batches[0], run.policy, 200, run.world)
+    run.critic.update(batches[0], run.policy, run.budget, run.world)
     run.backward(batches[0], dict.fromkeys(SUMS, 0.0))
     critic = [p.detach().flatten() for p in run.critic.trained.values()]
     return torch.cat(advantage), torch.cat(critic), gradient(run), run.critic.loss, len(batches[0].samples)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
 from runs import NOT_EVALUATED, fake_run, recipe
+from safetensors.torch import load_file
 
 from sieverl.display.console import Progress, summary
 from sieverl.display.plot import curve
@@ -17,6 +21,7 @@ from sieverl.engines.fake import FakeEngine
 from sieverl.errors import Alarm
 from sieverl.recipe import build
 from sieverl.run_dir import manifest
+from sieverl.run_dir.rollouts import rollout_path
 from sieverl.training.loop import train
 from sieverl.training.setup import prepare
 from sieverl.training.state import Run, State
@@ -72,6 +77,24 @@ def broken_run(folder: Path, algorithm: str, **overrides: Any) -> tuple[Run, Pro
     return run, Progress(run.recipe, 0, False, Console(file=said, width=200)), said
 
 
+def check_inspection(run: Run, said: str) -> None:
+    """Three of the four batches are kept, each named in its note, with the responses that the learner computed."""
+    folder = run.run_dir / "inspect"
+    names = [f"step-{step:06d}.safetensors" for step in (1, 2, 3)]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, *(Path(n).stem + ".json" for n in names)])
+    assert [name for name in names if f"the batch is in inspect/{name}" in said] == names
+    about, tensors = json.loads((folder / "step-000002.json").read_text()), load_file(folder / names[1])
+    logged = pq.read_table(rollout_path(run.run_dir, 2)).to_pylist()
+    kept = [(r["group"], r["sample"], r["prompt_id"], r["length"]) for r in logged if r["kept"]]
+    assert [(r["group"], r["sample"], r["prompt_id"], r["length"]) for r in about["responses"]] == kept
+    assert about["step"] == 2
+    assert about["nonfinite"] == run.nonfinite, "the same each time"
+    assert len(tensors["tokens"]) == len(tensors["logp"]) == sum(r["length"] for r in about["responses"])
+    np.testing.assert_allclose(tensors["logp"], tensors["engine_logp"], atol=1e-9)
+    assert len(tensors["advantage"]) == len(kept)
+    assert bool(tensors["advantage"].isnan().any()) == ("advantages" in run.nonfinite)
+
+
 @pytest.mark.parametrize("named", ["advantages", "losses", "gradients"])
 def test_S5_nan_is_said_at_once_and_stops_the_run(tmp_path: Path, named: str) -> None:
     run, progress, said = broken_run(tmp_path, named, steps=99, alarms__nonfinite_steps=4)
@@ -88,6 +111,7 @@ def test_S5_nan_is_said_at_once_and_stops_the_run(tmp_path: Path, named: str) ->
     assert "NaN" not in text
     assert "Infinity" not in text
     assert all((row["train/loss"] is None) == (named != "gradients") for row in rows)
+    check_inspection(run, said.getvalue())
     summary(run.run_dir, progress.console)
     curve(run.run_dir)
 

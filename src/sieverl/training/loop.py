@@ -17,6 +17,8 @@ from sieverl.training.ahead import next_batch, queue_to_saved
 from sieverl.training.alarms import check_alarms, stop_if, warnings
 from sieverl.training.grades import settle_grades
 from sieverl.training.heldout import evaluate
+from sieverl.training.inspection import save_for_inspection
+from sieverl.training.memory import keep_halved
 from sieverl.training.notes import notes
 from sieverl.training.records import log_rollouts, record, step_metrics
 from sieverl.training.signals import Preempted
@@ -72,6 +74,8 @@ def one_step(run: Run) -> Metrics:
     metrics = run.learner.update(batches) | scores
     state.step += 1
     state.cursor = batch.cursor
+    save_for_inspection(run, batch, batches, metrics)
+    keep_halved(run)
     ended = time.perf_counter()
     log_rollouts(run, batch, credit)
     tokens = int(batch.responses.length_R.sum())

@@ -259,8 +259,8 @@ RULES = (
             f"held-out accuracy is {f.row['eval/' + heldout_score(f.run)]:.1%}, below the interval of the start (from "
             f"{f.run.state.watched.start['heldout_low']:.1%} on): the run has made the model worse"
         ),
-        "By chance alone up to one evaluation in 12 is below; if the next one is, too, go back to an earlier checkpoint and "
-        "lower train.lr, add a KL penalty (axes.kl_coefficient) or take easier prompts",
+        "By chance alone up to one evaluation in 12 is below; if the next one is, too, go back to an earlier "
+        "checkpoint and lower train.lr, add a KL penalty (axes.kl_coefficient) or take easier prompts",
     ),
 )
 

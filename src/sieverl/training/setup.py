@@ -17,7 +17,7 @@ from sieverl.run_dir import manifest
 from sieverl.training import checkpoint
 from sieverl.training.ahead import restore_queue
 from sieverl.training.checks import build_pool, check_verifier, check_world, chosen_algorithm, left_out
-from sieverl.training.memory import check_fits
+from sieverl.training.memory import check_fits, with_halved
 from sieverl.training.models import build_engine, build_learner, build_policy, initial_policy, set_threads, shard
 from sieverl.training.prompts import Say, prompt_sets, read_data, render_data
 from sieverl.training.resume import Resume, check_same_grades, checkpoint_to_resume, open_run_dir
@@ -38,6 +38,7 @@ def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
 
 
 def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
+    recipe = with_halved(recipe, resume)
     algorithm = chosen_algorithm(recipe)
     check_verifier(recipe)
     check_attention(recipe.model.attention)
