@@ -52,7 +52,9 @@ class Budget:
                     raise
                 self._check(sizes, error)
             # here, since the error holds the tensors of the work that failed
-            self.tokens = min(self.tokens, sum(sizes)) // 2
+            self.tokens //= 2
+            while self.tokens >= sum(sizes):  # one micro-batch all the same
+                self.tokens //= 2
             self.halved += 1
             gc.collect()
             if torch.cuda.is_initialized():
