@@ -25,7 +25,7 @@ from sieverl.learner.optimizer import learning_rate, make_optimizer
 from sieverl.model.packed import NOTHING, Layout, layout
 from sieverl.model.policy import Policy
 from sieverl.recipe import Train
-from sieverl.types import Rollout
+from sieverl.types import Progress, Rollout, unwatched
 
 Metrics = dict[str, float]
 NONFINITE = ("advantages", "log_probs", "losses")  # of tokens, of tokens, of micro-batches
@@ -50,6 +50,7 @@ class Learner:
     reference: Callable[[], Policy] | None = None
     critic: ValueModel | None = None
     world: World = field(default_factory=World)
+    progress: Progress = unwatched
 
     def __post_init__(self) -> None:
         parameters = list(self.policy.parameters.values())
@@ -122,6 +123,7 @@ class Learner:
     def _logp(self, samples: Sequence[Sample], policy: Policy, budget: int) -> list[Tensor]:
         out: list[Tensor] = [torch.empty(0)] * len(samples)
         for group in agreed_micro_batches(samples, budget, self._together):
+            self.progress("scoring")
             chosen = [samples[i] for i in group]
             packed = layout(chosen or NOTHING, policy.device)
             logp_T, _ = self._forward(policy, packed, entropy=False)
@@ -246,6 +248,7 @@ class Learner:
         """Add the gradients of a part of the mini-batch to those of `policy`; returns what was observed."""
         sums = dict.fromkeys((*OBSERVED, "computed", "forwards"), 0.0)
         for group in agreed_micro_batches(part, budget, self._together):
+            self.progress("updating")
             samples = [part[i] for i in group]
             packed = layout(samples or NOTHING, policy.device)
             logp_T, entropy_T = self._forward(policy, packed, "entropy" in self.algorithm.needs)

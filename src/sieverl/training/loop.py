@@ -23,6 +23,7 @@ from sieverl.training.notes import notes
 from sieverl.training.records import log_rollouts, record, step_metrics
 from sieverl.training.signals import Preempted
 from sieverl.training.state import Run
+from sieverl.training.watchdog import watching
 from sieverl.types import Credit, Metrics, Note, Rollout
 
 OnRow = Callable[[Metrics, Sequence[Note]], None]
@@ -35,6 +36,11 @@ def train(
     run: Run, on_row: OnRow = lambda row, notes: None, stop_requests: StopRequests = signals.stop_requests
 ) -> None:
     """Train until `recipe.steps`, from wherever `run.state` stands."""
+    with watching(run):
+        _train(run, on_row, stop_requests)
+
+
+def _train(run: Run, on_row: OnRow, stop_requests: StopRequests) -> None:
     recipe, state = run.recipe, run.state
     if state.step == 0:
         row = {"step": 0, **evaluate(run)}
@@ -65,11 +71,13 @@ def one_step(run: Run) -> Metrics:
     """Sample and learn; the row of metrics of this step."""
     recipe, state = run.recipe, run.state
     started = time.perf_counter()
+    run.progress(f"the responses of step {state.step + 1}")
     batch = next_batch(run)
     sampled = time.perf_counter()
     credit = assign_credit(run, batch)
     rollouts, unequal = share(run, batch, credit)
     batches = pack(batch.responses, credit, rollouts, run.algorithm, recipe.train.minibatches)
+    run.progress("updating")
     scores = run.learner.score(batches, probe=list(batch.rollouts.values())[: recipe.rollout.samples])
     metrics = run.learner.update(batches) | scores
     state.step += 1
@@ -77,6 +85,7 @@ def one_step(run: Run) -> Metrics:
     save_for_inspection(run, batch, batches, metrics)
     keep_halved(run)
     ended = time.perf_counter()
+    run.progress("writing the responses")
     log_rollouts(run, batch, credit)
     tokens = int(batch.responses.length_R.sum())
     return {
@@ -115,6 +124,7 @@ def share(run: Run, batch: Batch, credit: Credit) -> tuple[dict[int, Rollout], f
 
 def save(run: Run) -> None:
     """A checkpoint of the state after the last step."""
+    run.progress("saving")
     directory = run.run_dir / "checkpoints"
     queue, tensors = queue_to_saved(run)
     state = {**asdict(run.state), "queue": queue}

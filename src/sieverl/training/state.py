@@ -19,7 +19,7 @@ from sieverl.rollout.collect import Batch
 from sieverl.rollout.environment import Environment, PromptSet
 from sieverl.run_dir.metrics import MetricsLog
 from sieverl.training.sampler import Sampler
-from sieverl.types import JsonObject
+from sieverl.types import JsonObject, Progress
 from sieverl.verify import Pool
 
 
@@ -109,6 +109,11 @@ class Run:
     def pool(self) -> Pool:
         """What verifies."""
         return self.environment.pool
+
+    @property
+    def progress(self) -> Progress:
+        """Is told what the run is at."""
+        return self.environment.progress
 
     @property
     def world(self) -> World:
