@@ -144,7 +144,9 @@ def leave() -> None:
     """End this process and those that it started, whatever they wait for."""
     print("sieverl: stopped, since alarms.stalled.do = \"stop\"; the same command resumes from the last checkpoint",
           file=sys.stderr, flush=True)  # fmt: skip
-    for child in _children():
+    children = _children()
+    for child in children:
         with contextlib.suppress(psutil.Error):
             child.kill()
+    psutil.wait_procs(children, timeout=3)
     os._exit(ExitCode.ALARM)
