@@ -19,6 +19,8 @@ from sieverl.algorithms.objective import Penalty
 from sieverl.distributed.world import World, init_distributed
 from sieverl.learner.batches import pack
 from sieverl.learner.halving import Budget
+from sieverl.model.packed import Layout
+from sieverl.model.policy import Policy
 
 # name -> the algorithm and the responses that are masked
 CASES: dict[str, tuple[Algorithm, list[int]]] = {
@@ -52,6 +54,30 @@ def gradients(name: str, world: World, is_mine: Callable[[int], bool]) -> torch.
     return torch.cat(parts)
 
 
+def one_runs_out_of_memory(world: World) -> tuple[list[torch.Tensor], list[int], float]:
+    """The gradient of one process and of two of which the second has little memory; what the ranks then go on with."""
+    algorithm = get_algorithm("reinforce")
+    forward, grads = Policy.response_hidden, []
+
+    def limited(policy: Policy, packed: Layout) -> torch.Tensor:
+        if len(packed.ids_P) > 40:
+            raise MemoryError
+        return forward(policy, packed)
+
+    for ranks in (World(), world):
+        responses, rollouts = batch()
+        own = {row: s for row, s in rollouts.items() if ranks.size == 1 or row % 2 == world.rank}
+        batches = pack(responses, algorithm.credit(responses), own, algorithm, 1)
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", **SIZES)).eval().double()
+        run = learner(model, algorithm, world=ranks)
+        Policy.response_hidden = limited if ranks.rank == 1 else forward  # type: ignore[method-assign, assignment]
+        run.backward(batches[0], dict.fromkeys(SUMS, 0.0))
+        grads.append(gradient(run))
+    times = run.budget.agree()
+    return grads, world.all_gather(run.budget.tokens), times
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     world = init_distributed()
@@ -62,4 +88,7 @@ if __name__ == "__main__":
             two = gradients(name, world, is_mine)
             if world.rank == 0:
                 torch.save((one, two), Path(sys.argv[1]) / f"{name}-{case}.pt")
+    halved = one_runs_out_of_memory(world)
+    if world.rank == 0:
+        torch.save(halved, Path(sys.argv[1]) / "halved.pt")
     torch.distributed.destroy_process_group()

@@ -324,6 +324,10 @@ def test_two_ranks_make_the_gradient_of_one(tmp_path):
         for case in ("both", "idle"):
             one, two = torch.load(tmp_path / f"{name}-{case}.pt", weights_only=True)
             assert float((one - two).norm() / one.norm()) < 1e-12, (name, case)
+    (one, two), tokens, times = torch.load(tmp_path / "halved.pt", weights_only=True)
+    assert float((one - two).norm() / one.norm()) < 1e-12, "where one of them runs out of memory, too"
+    assert times >= 1
+    assert tokens[0] == tokens[1] < 200, "both go on with its micro-batches"
 
 
 def test_wrong_shapes_are_noticed_in_tests():

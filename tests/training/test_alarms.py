@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sieverl.run_dir.rollouts import rollout_path
 from sieverl.training.loop import train
 from sieverl.training.setup import prepare
 from sieverl.training.state import Run, State
+from sieverl.types import Metrics, Note
 
 
 def test_nothing_kept_makes_no_update_and_then_an_alarm(tmp_path: Path) -> None:
@@ -44,6 +46,32 @@ def test_stale_weights_raise_the_alarm(tmp_path: Path) -> None:
     run = fake_run(tmp_path, [r"\boxed{1}"], steps=2)
     with run, pytest.raises(Alarm, match="other weights"):
         train(run)
+
+
+def test_responses_that_are_all_cut_off_stop_the_run(tmp_path: Path) -> None:
+    limits = {"alarms__truncated__steps": 2, "alarms__engine_mismatch": 0, "rollout__max_tokens": 2}
+    run = fake_run(tmp_path, [r"\boxed{1}"], steps=9, **limits)
+    stopped = r"cut off at 2 tokens.*Raise rollout\.max_tokens.*alarms\.truncated\.do = \"warn\" to go on"
+    with run, pytest.raises(Alarm, match=stopped):
+        train(run)
+    assert run.state.step == 2
+    newest = manifest.newest(run.run_dir / "checkpoints")
+    assert newest is not None
+    assert State.of(manifest.load_state(newest)).watched.recent["truncated"] == [1, 1], "that of the last step, too"
+
+
+def test_a_warning_is_a_note_on_the_step_in_which_it_begins(tmp_path: Path) -> None:
+    said: dict[int, list[str]] = {}
+    quiet = {"alarms__empty_steps": 0, "alarms__engine_mismatch": 0}
+    run = fake_run(tmp_path, [r"\boxed{x}"], steps=5, **quiet, alarms__reward_zero__steps=2)
+
+    def on_row(row: Metrics, notes: Sequence[Note]) -> None:
+        said[row["step"]] = [note.text for note in notes if note.text.startswith("alarm ")]
+
+    with run:
+        train(run, on_row)
+    assert [len(said[step]) for step in range(6)] == [0, 0, 1, 0, 0, 0]
+    assert said[2][0].startswith("alarm reward_zero: no response was correct")
 
 
 # Algorithms that pass their trial on a toy batch, where responses have at most 6 tokens, and break in the run.
