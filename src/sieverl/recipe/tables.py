@@ -151,8 +151,8 @@ class Checkpoint(Table):
 class AlarmSetting(Table):
     """When a rule fires, and what it does then; docs/alarms.md has the rules."""
 
-    do: Literal["off", "warn", "stop"] = "warn"
-    threshold: float
+    do: Literal["off", "warn", "stop"] = Field("warn", description="off, warn or stop")
+    threshold: float = Field(description="of the number that it looks at")
     steps: int = Field(1, ge=1, description="how many of the last steps (or evaluations) it looks at")
     share: float = Field(1.0, gt=0, le=1, description="in what share of them the threshold is passed; 1: in a row")
 
@@ -166,7 +166,7 @@ class Stalled(Table):
     """The deadline of a run that makes no progress."""
 
     do: Literal["off", "warn", "stop"] = Field("warn", description="warn: print the stacks of all processes")
-    seconds: float = Field(1800.0, gt=0, description="without a response, a verdict or a micro-batch")
+    seconds: float = Field(1800.0, gt=0, description="without a response, a micro-batch or a written file")
 
 
 class Alarms(Table):

@@ -41,6 +41,7 @@ def evaluate(run: Run) -> Metrics:
 
 
 def _kl_to_reference(run: Run, rollouts: Sequence[Rollout]) -> float:
+    run.progress("evaluating")
     reference, sizes = run.reference(), [len(r.prompt_tokens) + len(r.tokens) for r in rollouts]
     return run.learner.budget.fit(lambda tokens: exact_kl(run.policy, reference, rollouts, tokens, run.world), sizes)
 
