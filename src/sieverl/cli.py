@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from types import ModuleType
 
@@ -29,17 +29,18 @@ COMMANDS: dict[str, ModuleType] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code, one of `ExitCode`."""
+    """Run the command; returns its exit code, one of `ExitCode`. Without `argv` the signals are its own, too."""
     # OpenMP threads that spin while they wait make every step many times slower when another program is running.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    with stop_signals() as seen:
+    with stop_signals() if argv is None else nullcontext(list[int]()) as seen:
         try:
             code = run_command(argv)
             sys.stdout.flush()
         except BaseException as error:
             if seen or isinstance(error, KeyboardInterrupt):  # an import that is cut off raises errors of any type
                 return stopped(seen)
-            if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+            of_rich = isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
+            if of_rich or isinstance(error, BrokenPipeError):
                 return reader_left()
             if not isinstance(error, SieveRLError):
                 raise
@@ -51,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_command(argv: Sequence[str] | None) -> int:
     """Parse the arguments and run the command that they name."""
     parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    try:
+        args, rest = parser.parse_known_args(argv)
+    finally:
+        sys.stdout.flush()  # the help; at the exit of the interpreter a reader that has left would be an error
     options = vars(args)
     command = COMMANDS[options.pop("command")]
     if any(field.name == "overrides" for field in fields(command.Options)):  # dotted keys of the recipe
