@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
     ALARM = 5, "the run stopped itself, because going on would waste it"
     ENGINE = 6, "the engine failed; the same command resumes from the last checkpoint"
     PREEMPTED = 75, "stopped by SIGTERM and saved; the same command resumes"
-    INTERRUPTED = 130, "interrupted; the same command resumes from the last checkpoint"
+    INTERRUPTED = 130, "interrupted; the same command resumes"
 
 
 class SieveRLError(ValueError):

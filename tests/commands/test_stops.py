@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import pytest
 from conftest import ROOT
 
 from sieverl.cli import main
+from sieverl.parts import Parts
+from sieverl.types import Verdict
 from sieverl.verify import kept
 
 DEADLINE_S = 120
@@ -38,14 +40,13 @@ def started(command: list[str], cwd: Path, **options: object) -> Iterator[subpro
     """A running command; in the end it and all that it started are gone."""
     env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    process = subprocess.Popen(command, cwd=cwd, env=env, text=True, **pipes)  # type: ignore[call-overload]
-    try:
-        yield process
-    finally:
-        for one in [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []:
-            one.kill()
-        process.kill()
-        process.wait(DEADLINE_S)
+    with subprocess.Popen(command, cwd=cwd, env=env, text=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            for one in all_of(process) if process.poll() is None else []:
+                one.kill()
+            process.kill()
 
 
 def all_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -116,8 +117,12 @@ def test_a_stopped_verification_goes_on_and_leaves_no_worker(
     asked: list[int] = []
     verdicts = kept.kept_verdicts
 
-    def counted(give: kept.Verdicts, *rest: object) -> object:
-        return verdicts(lambda pairs: (asked.append(len(pairs)), give(pairs))[1], *rest)  # type: ignore[arg-type]
+    def counted(give: kept.Verdicts, pairs: kept.Pairs, parts: Parts) -> list[Verdict]:
+        def ask(chunk: kept.Pairs) -> Sequence[Verdict]:
+            asked.append(len(chunk))
+            return give(chunk)
+
+        return verdicts(ask, pairs, parts)
 
     monkeypatch.setattr(kept, "CHUNK", 2)
     monkeypatch.setattr("sieverl.commands.verify.kept_verdicts", counted)
