@@ -216,13 +216,11 @@ def evaluate(
         output = place if named else free(place, kept.begun)
         begun.append((kept := kept.beside(output)).parts)
         measured = measure_task(subject, task, prompts, samples, kept, console)
-        settings = asdict(sampling) | {"k": samples, "greedy": options.greedy, "seed": options.seed}
-        about_prompt = subject.about_prompt(prompt_tokens[0])
         result: Result = {
             **measured,
             "model": model,
-            "sampling": settings,
-            "prompt": about_prompt,
+            "sampling": asdict(sampling) | {"k": samples, "greedy": options.greedy, "seed": options.seed},
+            "prompt": subject.about_prompt(prompt_tokens[0]),
             "versions": versions(),
         }
         write(output, result)
