@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT
 
 from sieverl.cli import main
-from sieverl.parts import Parts
+from sieverl.run_dir.parts import Parts
 from sieverl.types import Verdict
 from sieverl.verify import kept
 

@@ -20,8 +20,8 @@ from sieverl.engines.protocol import OnDone, Request, SamplingParams
 from sieverl.evaluation.kept import KeptSampling, kept_sampling
 from sieverl.evaluation.measure import Measurement, measure
 from sieverl.evaluation.subject import Subject
-from sieverl.parts import Parts
 from sieverl.rollout.environment import PromptSet
+from sieverl.run_dir.parts import Parts
 from sieverl.types import Prompt, Rollout, VerifierSpec
 from sieverl.verify import Pool
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sieverl.parts import Parts
+from sieverl.run_dir.parts import Parts
 from sieverl.types import Row, Status, Verdict
 from sieverl.verify import kept
 from sieverl.verify.kept import CHUNK, Pairs, chunk_keys, fingerprint, kept_verdicts, user_files

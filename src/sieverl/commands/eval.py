@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from sieverl.evaluation.kept import KeptSampling
     from sieverl.evaluation.results import Measured, Result
     from sieverl.evaluation.subject import Subject
-    from sieverl.parts import Parts
     from sieverl.rollout.environment import PromptSet
+    from sieverl.run_dir.parts import Parts
 
 
 ABOUT = "measure a model on benchmarks (avg@k, pass@k, maj@k), or compare two results"

@@ -15,7 +15,7 @@ from sieverl.data.local import read_path
 from sieverl.errors import DataError, UsageError, nearest
 from sieverl.files import atomic_write
 from sieverl.options import key_values, parse_value
-from sieverl.parts import Parts
+from sieverl.run_dir.parts import Parts
 from sieverl.types import JsonObject, Row, Status, Verdict, VerifierSpec
 from sieverl.verify.kept import chunk_keys, fingerprint, kept_verdicts
 from sieverl.verify.pool import Pool

@@ -20,7 +20,7 @@ from sieverl.data.rows import Dropped
 from sieverl.data.source import Loaded, Origin, read
 from sieverl.errors import DataError, UsageError, first_line
 from sieverl.files import atomic_write, write_text
-from sieverl.parts import Parts
+from sieverl.run_dir.parts import Parts
 from sieverl.types import Prompt, Tokenizer, Verdict
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from torch import Tensor
 from sieverl.engines.protocol import OnDone, Request, SamplingParams
 from sieverl.evaluation.measure import Watched, requests_of
 from sieverl.evaluation.subject import Subject
-from sieverl.parts import Parts, digest_of
 from sieverl.rollout.environment import Environment, PromptSet
 from sieverl.rollout.verified import KnownVerdicts, Scored, sample_verified
+from sieverl.run_dir.parts import Parts, digest_of
 from sieverl.run_dir.versions import versions
 from sieverl.types import JsonObject, Rollout, Row, VerifierSpec
 from sieverl.verify import kept as verdicts

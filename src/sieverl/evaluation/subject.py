@@ -17,7 +17,7 @@ from sieverl.model.files import check_ids
 from sieverl.model.find import load_for_use, weights_hash
 from sieverl.model.load import stop_ids
 from sieverl.model.policy import Policy
-from sieverl.parts import digest_of
+from sieverl.run_dir.parts import digest_of
 from sieverl.types import JsonObject
 
 PLACES = ("_name_or_path", "_commit_hash", "base_model_name_or_path", "revision")  # say where a model was found

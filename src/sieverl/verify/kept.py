@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from sieverl.parts import Parts, digest_of
+from sieverl.run_dir.parts import Parts, digest_of
 from sieverl.run_dir.versions import versions
 from sieverl.types import JsonObject, Row, Status, Verdict
 from sieverl.verify.verifier import Spec

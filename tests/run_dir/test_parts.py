@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sieverl import files
-from sieverl.parts import Parts, digest_of
+from sieverl.run_dir.parts import Parts, digest_of
 
 
 @pytest.fixture
