@@ -65,14 +65,17 @@ def test_a_part_that_does_not_parse_or_cannot_be_read_is_missing(tmp_path: Path,
 def test_a_part_that_cannot_be_written_does_not_end_the_work(
     tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path) -> None:
+    def full(operation: str, paths: tuple[Path, ...]) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "sync", full)
-    parts = of(tmp_path, said, "a")
+    parts = of(tmp_path, said, "a", "b")
+    parts.write(1, 1)
+    monkeypatch.setattr(files, "watchers", [full])
     parts.write(0, 1)
     assert "No space left" in said[0]
     assert read(parts, 0) is None
+    parts.remove()
+    assert "cannot remove" in said[1]
 
 
 def test_only_its_own_parts_are_removed(tmp_path: Path, said: list[str]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sieverl.data.chat import Style
 from sieverl.errors import UsageError
 from sieverl.evaluation.tasks import MAX_TOKENS, Task, TaskOptions, find_task
-from sieverl.files import check_writable
+from sieverl.files import check_writable, storing
 from sieverl.options import comma_separated, key_values
 
 if TYPE_CHECKING:
@@ -223,7 +223,8 @@ def evaluate(
             "prompt": subject.about_prompt(prompt_tokens[0]),
             "versions": versions(),
         }
-        write(output, result)
+        with storing("the result", output.parent):
+            write(output, result)
         results.append(result)
         show(result, output, console)
     if len(results) > 1:

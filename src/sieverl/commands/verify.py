@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sieverl.data.local import read_path
 from sieverl.errors import DataError, UsageError, nearest
-from sieverl.files import atomic_write
+from sieverl.files import atomic_write, storing
 from sieverl.options import key_values, parse_value
 from sieverl.run_dir.parts import Parts
 from sieverl.types import JsonObject, Row, Status, Verdict, VerifierSpec
@@ -95,7 +95,8 @@ def verify_file(
         verdicts = kept_verdicts(pool.verdicts, pairs, parts)
         reasons = pool.reasons
     scored = [{**row, "reward": v.reward, "status": v.status.value} for (_, row), v in zip(rows, verdicts, strict=True)]
-    atomic_write(target, lambda path: write(path, scored, parquet=target.suffix == ".parquet"))
+    with storing("the scored rows", target.parent):
+        atomic_write(target, lambda path: write(path, scored, parquet=target.suffix == ".parquet"))
     parts.remove()
     report(verdicts, reasons, target)
     stop_if_all_failed([verdict.status for verdict in verdicts], reasons)

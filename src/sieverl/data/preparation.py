@@ -19,7 +19,7 @@ from sieverl.data.locate import locate
 from sieverl.data.rows import Dropped
 from sieverl.data.source import Loaded, Origin, read
 from sieverl.errors import DataError, UsageError, first_line
-from sieverl.files import atomic_write, write_text
+from sieverl.files import atomic_write, storing, write_text
 from sieverl.run_dir.parts import Parts
 from sieverl.types import Prompt, Tokenizer, Verdict
 
@@ -82,13 +82,15 @@ def prepare(  # the parameters are the options of `sieverl data prepare`, hence 
         filtering.append(_gold_filter(verifier, source, path, parts))
     loaded = read(source, columns=columns, split=split, limit=limit, options=options)
     prompts, dropped = _apply(filtering, loaded)
-    dropped_file = _write_dropped(path.with_name(f"{path.name}.dropped.jsonl"), dropped)
+    with storing("the dropped rows", path.parent):
+        dropped_file = _write_dropped(path.with_name(f"{path.name}.dropped.jsonl"), dropped)
     counts = dict(Counter(row.reason for row in dropped))
     if not prompts:
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         raise DataError(f"no row of {source} is left ({reasons}); the reason of each is in {dropped_file}")
     rows = [_verl_row(prompt, template, _data_source(source), split) for prompt in prompts]
-    _write(path, rows, {"origin": loaded.origin, "dropped": counts})
+    with storing("the prepared file", path.parent):
+        _write(path, rows, {"origin": loaded.origin, "dropped": counts})
     for one in parts:
         one.remove()
     return Report(source, path, loaded.origin["rows"], len(prompts), counts, dropped_file, loaded.origin)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sieverl.errors import first_line
-from sieverl.files import write_text
+from sieverl.files import remove, write_text
 
 T = TypeVar("T")
 
@@ -83,10 +83,13 @@ class Parts:
 
     def remove(self) -> None:
         """Remove these parts, and the folder with them unless it has others."""
-        for path in [self.file(number) for number in self.kept()] + list(self.folder.glob(".part-*.tmp")):
-            path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        try:
+            for path in [*(self.file(number) for number in self.kept()), *self.folder.glob(".part-*.tmp")]:
+                remove(path)
+            if self.folder.is_dir() and not any(self.folder.iterdir()):
+                remove(self.folder)
+        except OSError as error:
+            self.say(f"cannot remove {self.folder}: {first_line(error)}; it is not needed any more")
 
 
 def digest_of(*values: object) -> str:
