@@ -120,4 +120,4 @@ def test_wheel_says_its_version_licence_and_command(wheel: zipfile.ZipFile) -> N
     assert [line for line in metadata if line.startswith("Provides-Extra")] == [
         f"Provides-Extra: {extra}" for extra in ("ray", "quantization", "vllm", "dev")
     ]
-    assert "sieverl = sieverl.cli:main" in wheel.read(f"{about}/entry_points.txt").decode()
+    assert "sieverl = sieverl.__main__:main" in wheel.read(f"{about}/entry_points.txt").decode()

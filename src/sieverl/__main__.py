@@ -1,9 +1,28 @@
-"""`python -m sieverl` is the command `sieverl`."""
+"""The command `sieverl`, also as `python -m sieverl`; Ctrl-C is understood before anything of it is imported."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
-from sieverl.cli import main
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}  # as in `sieverl.errors`, which is not imported yet
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command. A signal before it starts, or after it ended, leaves at once: nothing is open."""
+
+    def leave(number: int, frame: object) -> None:
+        os._exit(CODES[signal.Signals(number)] if code is None else code)
+
+    code: int | None = None
+    for number in CODES:
+        signal.signal(number, leave)
+    from sieverl.cli import main as run
+
+    code = run()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from types import ModuleType
 
@@ -27,28 +29,83 @@ COMMANDS: dict[str, ModuleType] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code, one of `ExitCode`."""
+    """Run the command; returns its exit code, one of `ExitCode`. Without `argv` the signals are its own, too."""
     # OpenMP threads that spin while they wait make every step many times slower when another program is running.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    with stop_signals() if argv is None else nullcontext(list[int]()) as seen:
+        try:
+            code = run_command(argv)
+            sys.stdout.flush()
+        except BaseException as error:
+            if seen or isinstance(error, KeyboardInterrupt):  # an import that is cut off raises errors of any type
+                return stopped(seen)
+            of_rich = isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
+            if of_rich or isinstance(error, BrokenPipeError):
+                return reader_left()
+            if not isinstance(error, SieveRLError):
+                raise
+            print(f"sieverl: {error}", file=sys.stderr)
+            return error.exit_code
+        return code
+
+
+def run_command(argv: Sequence[str] | None) -> int:
+    """Parse the arguments and run the command that they name."""
     parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
+    try:
+        args, rest = parser.parse_known_args(argv)
+    finally:
+        sys.stdout.flush()  # the help; at the exit of the interpreter a reader that has left would be an error
     options = vars(args)
     command = COMMANDS[options.pop("command")]
     if any(field.name == "overrides" for field in fields(command.Options)):  # dotted keys of the recipe
         options["overrides"] = rest
     elif rest:
         parser.error(f"unknown argument {rest[0]}")
+    return int(command.run(command.Options(**options)) or ExitCode.DONE)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """The first SIGTERM or Ctrl-C is an interruption, so that files are closed and workers end; it is noted here.
+
+    A second Ctrl-C leaves at once. `train` has handlers of its own while it can save.
+    """
+    seen: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        if seen and number == signal.SIGINT:
+            os._exit(ExitCode.INTERRUPTED)
+        seen.append(number)
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+
     try:
-        return int(command.run(command.Options(**options)) or ExitCode.DONE)
-    except SieveRLError as error:
-        print(f"sieverl: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("sieverl: interrupted; the same command resumes the run from its last checkpoint", file=sys.stderr)
-        return ExitCode.INTERRUPTED
-    except BrokenPipeError:  # `sieverl ... | head`: the reader has enough
-        sys.stderr.close()
-        return ExitCode.DONE
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: its owner handles signals
+        before = {}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stopped(seen: Sequence[int]) -> ExitCode:
+    """What is said of an interruption, and its exit code."""
+    if signal.SIGTERM in seen[:1]:
+        print("sieverl: stopped by SIGTERM; the same command goes on from what was saved", file=sys.stderr)
+        return ExitCode.PREEMPTED
+    print("sieverl: interrupted; the same command goes on from what was saved", file=sys.stderr)
+    return ExitCode.INTERRUPTED
+
+
+def reader_left() -> ExitCode:
+    """`sieverl ... | head`: the reader has enough. What is still buffered goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
+    return ExitCode.DONE
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -29,7 +29,7 @@ class ExitCode(IntEnum):
     ENGINE = 6, "the engine failed; the same command resumes from the last checkpoint"
     STORAGE = 74, "the disk is full or takes no writes; the same command resumes from the last checkpoint"
     PREEMPTED = 75, "stopped by SIGTERM and saved; the same command resumes"
-    INTERRUPTED = 130, "interrupted; the same command resumes from the last checkpoint"
+    INTERRUPTED = 130, "interrupted; the same command resumes"
 
 
 class SieveRLError(ValueError):

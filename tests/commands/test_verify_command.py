@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sieverl import files
 from sieverl.commands.verify import verify_file
-from sieverl.errors import DataError, UsageError
+from sieverl.errors import DataError, StorageError, UsageError
 from sieverl.types import Status
 
 ROWS = [
@@ -94,4 +95,16 @@ def test_an_old_output_survives_a_failure(tmp_path: Path) -> None:
     output.write_text("old")
     with pytest.raises(DataError):
         verify_file(MATH, write(tmp_path / "in.jsonl", [ROWS[0], "{"]), output)
+    assert output.read_text() == "old"
+
+
+def test_a_full_disk_is_one_line_and_the_old_output_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(operation: str, paths: tuple[Path, ...]) -> None:
+        raise OSError(28, "No space left on device")
+
+    output = tmp_path / "out.jsonl"
+    output.write_text("old")
+    monkeypatch.setattr(files, "watchers", [full])
+    with pytest.raises(StorageError, match=r"cannot write the scored rows .* No space left"):
+        verify_file(MATH, write(tmp_path / "in.jsonl", ROWS), output)
     assert output.read_text() == "old"

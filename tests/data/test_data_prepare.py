@@ -306,3 +306,33 @@ def test_gold_answers_must_satisfy_the_verifier(tmp_path):
 def test_every_error_is_for_people():
     assert issubclass(DataError, SieveRLError)
     assert filters.normalise("  A\tB ") == "a b"
+
+
+def test_a_preparation_that_is_cut_off_goes_on(tmp_path, monkeypatch):
+    """Gold answers are verified in chunks, of two here; the file is the same as that of an undisturbed one."""
+    from sieverl.verify import kept
+    from sieverl.verify.pool import Pool
+
+    monkeypatch.setattr(kept, "CHUNK", 2)
+    source = write(tmp_path / "in.jsonl", [{"prompt": f"{n}+0", "answer": str(n)} for n in range(7)])
+    whole, cut = tmp_path / "whole.parquet", tmp_path / "cut.parquet"
+    prepare(source, whole, verifier="number")
+    verdicts, asked = Pool.verdicts, list[int]()
+    cut_at: int | None = 2
+
+    def counted(pool, pairs):
+        if len(asked) == cut_at:
+            raise KeyboardInterrupt
+        asked.append(len(pairs))
+        return verdicts(pool, pairs)
+
+    monkeypatch.setattr(Pool, "verdicts", counted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, cut, verifier="number")
+    assert not cut.exists()
+    assert len(list(tmp_path.glob("cut.parquet.parts/part-*.json"))) == 2
+    asked, cut_at = [], None
+    prepare(source, cut, verifier="number")
+    assert sum(asked) == 3
+    assert cut.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.parquet", "in.jsonl", "whole.parquet"]

@@ -140,6 +140,20 @@ def test_top_k_and_top_p_restrict(random_model):
         assert [r.tokens for r in engine.sample(requests(1), narrow)] == [r.tokens for r in greedy]
 
 
+@pytest.mark.parametrize("decoding", ["batched", "transformers_cache"])
+def test_a_generation_batch_sampled_alone_gives_the_same_bits(random_model, decoding):
+    """So an evaluation that goes on with the batches that it lacks is bit-identical, in float32 too."""
+    engine = BuiltinEngine(Policy(random_model(), None), max_num_seqs=5)
+    engine.decoding = decoding
+    asked, sampling = requests(2, [*PROMPTS, [40, 41, 42], [50]]), SamplingParams(20, (2,), temperature=1.0)
+    together, places = engine.sample(asked, sampling), engine.batches(asked)
+    assert len(places) > 2
+    assert sorted(place for batch in places for place in batch) == list(range(len(asked)))
+    for batch in reversed(places):
+        alone = engine.sample([asked[i] for i in batch], sampling)
+        assert alone == [rollout for i in batch for rollout in together[2 * i : 2 * i + 2]]
+
+
 def test_generation_batches_keep_order_and_bound():
     found = [[r.prompt_id for r in batch] for batch in generation_batches([Request(i, [1], 3) for i in range(5)], 7)]
     assert found == [[0, 1], [2, 3], [4]]

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sieverl.data.chat import Style
 from sieverl.errors import UsageError
 from sieverl.evaluation.tasks import MAX_TOKENS, Task, TaskOptions, find_task
-from sieverl.files import check_writable
+from sieverl.files import check_writable, storing
 from sieverl.options import comma_separated, key_values
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sieverl.evaluation.kept import KeptSampling
     from sieverl.evaluation.results import Measured, Result
     from sieverl.evaluation.subject import Subject
     from sieverl.rollout.environment import PromptSet
+    from sieverl.run_dir.parts import Parts
 
 
 ABOUT = "measure a model on benchmarks (avg@k, pass@k, maj@k), or compare two results"
@@ -143,31 +146,35 @@ def sample_count(options: Options) -> tuple[int, float]:
     return samples, temperature
 
 
-def output_files(output: str | None, names: Sequence[str], checkpoint: Path | None, run_dir: Path | None) -> list[Path]:
-    """The result file of each benchmark. Without --output it is in the run (or here) and replaces no older one."""
+def output_files(
+    output: str | None, names: Sequence[str], checkpoint: Path | None, run_dir: Path | None
+) -> tuple[list[Path], bool]:
+    """The result file of each benchmark, and whether --output names it; else it is in the run (or here)."""
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(
             f"two benchmarks are called {twice}; evaluate them one after the other, each with its --output"
         )
     given = Path(output).expanduser() if output else None
-    if given and given.suffix == ".json" and not given.is_dir():
+    named = given is not None and given.suffix == ".json" and not given.is_dir()
+    if given and named:
         if len(names) > 1:
             raise UsageError(f"--output {output} is one file for {len(names)} benchmarks; give a directory")
         files = [given]
     else:
         folder = given or run_dir or Path()
         suffix = f"-{checkpoint.name}" if checkpoint else ""
-        files = [_free(folder / f"eval-{name}{suffix}.json") for name in names]
+        files = [folder / f"eval-{name}{suffix}.json" for name in names]
     check_writable(files[0].parent, "a result in", "--output")
-    return files
+    return files, named
 
 
-def _free(path: Path) -> Path:
-    number, free = 1, path
-    while free.exists():
+def free(path: Path, begun: Callable[[Path], bool]) -> Path:
+    """`path`, or with a number the first that no result has yet; one that this command has `begun` is its own."""
+    number, candidate = 1, path
+    while candidate.exists() and not begun(candidate):
         number += 1
-        free = path.with_name(f"{path.stem}.{number}.json")
-    return free
+        candidate = path.with_name(f"{path.stem}.{number}.json")
+    return candidate
 
 
 # --- measuring --------------------------------------------------------------------------------------
@@ -177,17 +184,19 @@ def evaluate(
     options: Options,
     tasks: Sequence[Task],
     path: str,
-    outputs: Sequence[Path],
+    outputs: tuple[Sequence[Path], bool],
     sampled: tuple[int, float],
     console: Console,
 ) -> None:
     """Measure one benchmark after the other; each result is written as soon as it is there.
 
-    `sampled` are the responses a prompt and the temperature.
+    `outputs` are those of `output_files`, `sampled` the responses a prompt and the temperature. What was sampled is
+    kept beside each result until all are written, so the same command goes on from it.
     """
     from sieverl.data import Template
     from sieverl.display.tables import overview, show
     from sieverl.engines.protocol import SamplingParams
+    from sieverl.evaluation.kept import kept_sampling
     from sieverl.evaluation.results import write
     from sieverl.evaluation.subject import Subject
     from sieverl.rollout.environment import PromptSet
@@ -197,33 +206,45 @@ def evaluate(
     subject = Subject.load(str(options.model), path, options.dtype, options.max_num_seqs, template)
     tokens = [subject.render(task) for task in tasks]
     console.print(f"{subject.policy.causal.config.model_type}: {subject.engine.ways}", style="dim")
-    model, (samples, temperature) = subject.about(), sampled
+    model, (samples, temperature), (places, named) = subject.about(), sampled, outputs
     results: list[Result] = []
-    for task, prompt_tokens, output in zip(tasks, tokens, outputs, strict=True):
+    begun: list[Parts] = []
+    for task, prompt_tokens, place in zip(tasks, tokens, places, strict=True):
         sampling = SamplingParams(task.max_tokens, subject.eos, temperature, options.top_p, options.top_k)
         prompts = PromptSet(task.prompts, prompt_tokens, sampling, options.seed)
-        measured = measure_task(subject, task, prompts, samples, console)
-        settings = asdict(sampling) | {"k": samples, "greedy": options.greedy, "seed": options.seed}
-        about_prompt = subject.about_prompt(prompt_tokens[0])
+        kept = kept_sampling(subject, prompts, samples, task.verifier, place, partial(say, console))
+        output = place if named else free(place, kept.begun)
+        begun.append((kept := kept.beside(output)).parts)
+        measured = measure_task(subject, task, prompts, samples, kept, console)
         result: Result = {
             **measured,
             "model": model,
-            "sampling": settings,
-            "prompt": about_prompt,
+            "sampling": asdict(sampling) | {"k": samples, "greedy": options.greedy, "seed": options.seed},
+            "prompt": subject.about_prompt(prompt_tokens[0]),
             "versions": versions(),
         }
-        write(output, result)
+        with storing("the result", output.parent):
+            write(output, result)
         results.append(result)
         show(result, output, console)
     if len(results) > 1:
         overview(results, console)
+    for parts in begun:
+        parts.remove()
 
 
-def measure_task(subject: Subject, task: Task, prompts: PromptSet, samples: int, console: Console) -> Measured:
+def say(console: Console, text: str) -> None:
+    """A line about what is kept."""
+    console.print(text, style="yellow", markup=False)
+
+
+def measure_task(
+    subject: Subject, task: Task, prompts: PromptSet, samples: int, kept: KeptSampling, console: Console
+) -> Measured:
     """What is measured of one benchmark, with a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from sieverl.evaluation.measure import measure, watched
+    from sieverl.evaluation.measure import measure
     from sieverl.evaluation.results import row_of, scores_of
     from sieverl.rollout.environment import Environment
     from sieverl.verify import Pool, check_gold
@@ -242,14 +263,17 @@ def measure_task(subject: Subject, task: Task, prompts: PromptSet, samples: int,
                 style="yellow",
                 markup=False,
             )
-        started = time.perf_counter()
+        kept.parts.report()
+        anew, started = not kept.parts.kept(), time.perf_counter()
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             bar = progress.add_task(task.name, total=len(task.prompts) * samples)
             environment = Environment(subject.engine, pool, subject.policy.tokenizer)
-            found = measure(watched(environment, lambda: progress.advance(bar)), prompts, samples, task.verifier)
+            sample = replace(kept, tick=lambda: progress.advance(bar))
+            found = measure(environment, prompts, samples, task.verifier, sample)
         seconds = time.perf_counter() - started
-    tokens = sum(sum(record.lengths) for record in found.records)
-    console.print(f"{tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} a second", style="dim")
+    if anew:
+        tokens = sum(sum(record.lengths) for record in found.records)
+        console.print(f"{tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} a second", style="dim")
     about = {
         "name": task.name,
         "prompts": len(found.records),

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sieverl.data.local import read_path
 from sieverl.errors import DataError, UsageError, nearest
-from sieverl.files import atomic_write
+from sieverl.files import atomic_write, storing
 from sieverl.options import key_values, parse_value
+from sieverl.run_dir.parts import Parts
 from sieverl.types import JsonObject, Row, Status, Verdict, VerifierSpec
+from sieverl.verify.kept import chunk_keys, fingerprint, kept_verdicts
 from sieverl.verify.pool import Pool
 from sieverl.verify.verifier import stop_if_all_failed
 
@@ -76,19 +80,24 @@ def verify_file(
 
     `columns` names those of the gold answer and the response; `a.b` is the field `b` of the column `a`. `workers`,
     `timeout_s` and `memory_mb` are those of `Pool`. The output is written completely or not at all, as Parquet if its
-    name ends in .parquet. Returns the counts per status, which it also prints. Raises a DataError with file and line
-    for a row that cannot be used, and an Alarm, after writing, if every row is an error.
+    name ends in .parquet; until then the verdicts so far are kept beside it, and the same call goes on from them.
+    Returns the counts per status, which it also prints. Raises a DataError with file and line for a row that cannot be
+    used, and an Alarm, after writing, if every row is an error.
     """
     source, target = Path(input), Path(output)
     if target.is_dir() or not target.parent.is_dir():
         raise UsageError(f"Cannot write {target}: give the name of a file in a directory that exists.")
     rows = read(source)
     pairs = [pair(row, *columns, where) for where, row in rows]
+    keys = chunk_keys(pairs, fingerprint(verifier), timeout_s, memory_mb)
+    parts = Parts.of(target, keys, partial(print, file=sys.stderr))
     with Pool(verifier, workers, timeout_s, memory_mb) as pool:
-        verdicts = pool.verdicts(pairs)
+        verdicts = kept_verdicts(pool.verdicts, pairs, parts)
         reasons = pool.reasons
     scored = [{**row, "reward": v.reward, "status": v.status.value} for (_, row), v in zip(rows, verdicts, strict=True)]
-    atomic_write(target, lambda path: write(path, scored, parquet=target.suffix == ".parquet"))
+    with storing("the scored rows", target.parent):
+        atomic_write(target, lambda path: write(path, scored, parquet=target.suffix == ".parquet"))
+    parts.remove()
     report(verdicts, reasons, target)
     stop_if_all_failed([verdict.status for verdict in verdicts], reasons)
     return Counter(verdict.status for verdict in verdicts)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sieverl.data import filters
 from sieverl.data.catalog import BENCHMARKS, SOURCES
@@ -16,8 +19,12 @@ from sieverl.data.locate import locate
 from sieverl.data.rows import Dropped
 from sieverl.data.source import Loaded, Origin, read
 from sieverl.errors import DataError, UsageError, first_line
-from sieverl.files import atomic_write, write_text
-from sieverl.types import Prompt, Tokenizer
+from sieverl.files import atomic_write, storing, write_text
+from sieverl.run_dir.parts import Parts
+from sieverl.types import Prompt, Tokenizer, Verdict
+
+if TYPE_CHECKING:
+    from sieverl.verify.kept import Pairs
 
 Filter = Callable[[list[Prompt]], filters.Sifted]
 # columns of a source that are not repeated in `extra_info.columns`: verl's columns hold them, or they are the prompt
@@ -70,17 +77,22 @@ def prepare(  # the parameters are the options of `sieverl data prepare`, hence 
         filtering.append(lambda prompts: filters.overlapping(prompts, load_benchmarks(benchmarks), ngram))
     if tokenizer is not None or max_prompt_tokens is not None:
         filtering.append(_length_filter(tokenizer, template, max_prompt_tokens))
+    parts: list[Parts] = []
     if verifier is not None:
-        filtering.append(_gold_filter(verifier, source))
+        filtering.append(_gold_filter(verifier, source, path, parts))
     loaded = read(source, columns=columns, split=split, limit=limit, options=options)
     prompts, dropped = _apply(filtering, loaded)
-    dropped_file = _write_dropped(path.with_name(f"{path.name}.dropped.jsonl"), dropped)
+    with storing("the dropped rows", path.parent):
+        dropped_file = _write_dropped(path.with_name(f"{path.name}.dropped.jsonl"), dropped)
     counts = dict(Counter(row.reason for row in dropped))
     if not prompts:
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items())
         raise DataError(f"no row of {source} is left ({reasons}); the reason of each is in {dropped_file}")
     rows = [_verl_row(prompt, template, _data_source(source), split) for prompt in prompts]
-    _write(path, rows, {"origin": loaded.origin, "dropped": counts})
+    with storing("the prepared file", path.parent):
+        _write(path, rows, {"origin": loaded.origin, "dropped": counts})
+    for one in parts:
+        one.remove()
     return Report(source, path, loaded.origin["rows"], len(prompts), counts, dropped_file, loaded.origin)
 
 
@@ -117,16 +129,23 @@ def _length_filter(tokenizer: str | None, template: Template, max_prompt_tokens:
     return lambda prompts: filters.too_long(prompts, _load_tokenizer(tokenizer), template, max_prompt_tokens)
 
 
-def _gold_filter(verifier: str | Mapping[str, object], source: str) -> Filter:
+def _gold_filter(verifier: str | Mapping[str, object], source: str, output: Path, kept: list[Parts]) -> Filter:
+    """Drops unverifiable prompts. Verdicts are kept beside the output until it is written; `kept` gets their parts."""
     if verifier == "auto":
         verifier = "reasoning_gym" if source.startswith("reasoning_gym:") else "math"
     spec = {"name": verifier} if isinstance(verifier, str) else verifier
 
     def keep_verifiable(prompts: list[Prompt]) -> filters.Sifted:
+        from sieverl.verify.kept import chunk_keys, fingerprint, kept_verdicts
         from sieverl.verify.pool import Pool
 
+        def verdicts(pairs: Pairs) -> Sequence[Verdict]:
+            parts = Parts.of(output, chunk_keys(pairs, fingerprint(spec)), partial(print, file=sys.stderr))
+            kept.append(parts)
+            return kept_verdicts(pool.verdicts, pairs, parts)
+
         with Pool(spec) as pool:
-            return filters.unverifiable(prompts, pool.verdicts, pool.verifier.gold)
+            return filters.unverifiable(prompts, verdicts, pool.verifier.gold)
 
     return keep_verifiable
 

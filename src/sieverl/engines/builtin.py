@@ -140,8 +140,6 @@ class BuiltinEngine:
         self, requests: Sequence[Request], sampling: SamplingParams, on_done: OnDone | None = None
     ) -> list[Rollout]:
         """One `Rollout` for each sample of each request, in order."""
-        same_length = self.decoding in ("transformers_cache", "recompute")  # these ways do not support padding
-        order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_tokens) if same_length else 0)
         groups: dict[int, list[Rollout]] = {}
         model = self.policy.model
         training = model.training
@@ -149,13 +147,21 @@ class BuiltinEngine:
         try:
             with torch.no_grad(), self.policy.gathered(), self.policy.in_compute_dtype():
                 step = (fused_step(self.policy) if self.decoding == "fused" else None) or model_step(self.policy)
-                for batch in generation_batches([requests[i] for i in order], self.max_num_seqs, same_length):
+                for numbers in self.batches(requests):
+                    batch = [requests[i] for i in numbers]
                     rollouts = iter(self._generate(batch, sampling, step, on_done))
-                    for request in batch:
-                        groups[order[len(groups)]] = list(islice(rollouts, request.samples))
+                    groups |= {i: list(islice(rollouts, requests[i].samples)) for i in numbers}
         finally:
             model.train(training)
         return [rollout for i in range(len(requests)) for rollout in groups[i]]
+
+    def batches(self, requests: Sequence[Request]) -> list[list[int]]:
+        """The places of the requests of each generation batch. One that is sampled alone gives the same bits."""
+        same_length = self.decoding in ("transformers_cache", "recompute")  # these ways do not support padding
+        order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_tokens) if same_length else 0)
+        places = iter(order)
+        found = generation_batches([requests[i] for i in order], self.max_num_seqs, same_length)
+        return [list(islice(places, len(batch))) for batch in found]
 
     def _generate(
         self, requests: Sequence[Request], sampling: SamplingParams, step: Step, on_done: OnDone | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -14,7 +14,7 @@ from sieverl.evaluation.statistics import Interval, majority, scores
 from sieverl.evaluation.votes import AnswerReader, answer_reader
 from sieverl.rollout.environment import Environment, PromptSet
 from sieverl.rollout.verified import Scored, sample_verified
-from sieverl.types import Rollout, Status, VerifierSpec
+from sieverl.types import Rollout, Row, Status, VerifierSpec
 from sieverl.verify import stop_if_all_failed
 
 
@@ -80,21 +80,31 @@ class Watched:
         self.engine.load(weights, version)
 
 
-def measure(environment: Environment, prompts: PromptSet, samples: int, spec: VerifierSpec) -> Measurement:
+Sample = Callable[[Environment, Sequence[Request], Mapping[int, Row], SamplingParams], list[Scored]]
+
+
+def requests_of(prompts: PromptSet, samples: int, places: Sequence[int]) -> list[Request]:
+    """The requests for `samples` responses to the prompts at these places, which are their groups."""
+    return [Request(prompts.prompts[i].id, prompts.prompt_tokens[i], samples, prompts.seed, group=i) for i in places]
+
+
+def measure(
+    environment: Environment, prompts: PromptSet, samples: int, spec: VerifierSpec, sample: Sample = sample_verified
+) -> Measurement:
     """`samples` responses to every prompt, verified and counted.
 
     Response number s to a prompt depends only on (seed, prompt id, s) and the weights: the first 4 of 16 samples are
     those of a run with k = 4, the first 20 prompts those of a run with 20 (up to rounding in float32). `spec` is the
-    verifier's specification; it decides which answer a response votes for. Raises an Alarm if every verdict is an
-    error of the verifier.
+    verifier's specification; it decides which answer a response votes for. `sample` samples and verifies. Raises an
+    Alarm if every verdict is an error of the verifier.
     """
     world = environment.world
     mine = range(world.rank, len(prompts.prompts), world.size)
-    requests = [Request(prompts.prompts[i].id, prompts.prompt_tokens[i], samples, prompts.seed, group=i) for i in mine]
+    requests = requests_of(prompts, samples, mine)
     rows = {i: prompts.prompts[i].row for i in mine}
     before = Counter(environment.pool.reasons)
     answer_of = answer_reader(spec)
-    scored = sample_verified(environment, requests, rows, prompts.sampling)
+    scored = sample(environment, requests, rows, prompts.sampling)
     own = [record(scored[i : i + samples], answer_of) for i in range(0, len(scored), samples)]
     records = sorted((one for part in world.all_gather(own) for one in part), key=lambda one: one.prompt)
     stop_if_all_failed([status for one in records for status in one.statuses], environment.reasons_since(before))
@@ -123,8 +133,3 @@ def summarise(records: Sequence[Record]) -> Summary:
     counted = (Status.TRUNCATED, Status.NO_ANSWER, Status.VERIFIER_TIMEOUT, Status.VERIFIER_ERROR)
     shares |= {status.value: statuses.count(status) / len(statuses) for status in counted}
     return Summary(scores(correct_P, majority_P, samples), shares)
-
-
-def watched(environment: Environment, tick: Callable[[], None]) -> Environment:
-    """The same environment, but `tick` is called for every response that ends."""
-    return replace(environment, engine=Watched(environment.engine, tick))

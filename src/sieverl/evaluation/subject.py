@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from sieverl.data.chat import Template, has_chat_template, render
 from sieverl.engines.builtin import BuiltinEngine
@@ -15,7 +17,10 @@ from sieverl.model.files import check_ids
 from sieverl.model.find import load_for_use, weights_hash
 from sieverl.model.load import stop_ids
 from sieverl.model.policy import Policy
+from sieverl.run_dir.parts import digest_of
 from sieverl.types import JsonObject
+
+PLACES = ("_name_or_path", "_commit_hash", "base_model_name_or_path", "revision")  # say where a model was found
 
 
 @dataclass(frozen=True)
@@ -49,13 +54,27 @@ class Subject:
         check_ids(self.policy.causal, self.policy.tokenizer, tokens)
         return tokens
 
+    @cached_property
+    def weights(self) -> str:
+        """SHA-256 of all parameters."""
+        return weights_hash(self.policy.model)
+
+    def decides(self) -> str:
+        """A digest of all of the model that decides a response: weights, configuration, dtype, device, decoding."""
+        of_model: Any = self.policy.causal.config
+        config = {name: value for name, value in of_model.to_dict().items() if name not in PLACES}
+        adapters = getattr(self.policy.model, "peft_config", {})
+        lora = {name: {k: v for k, v in vars(one).items() if k not in PLACES} for name, one in adapters.items()}
+        computed = (self.dtype, self.policy.device.type, self.engine.decoding, self.engine.eviction_multiple)
+        return digest_of(self.weights, config, lora, computed)
+
     def about(self) -> JsonObject:
         """What identifies the model in a result file."""
         return {
             "name": self.name,
             "path": self.path,
             "revision": getattr(self.policy.causal.config, "_commit_hash", None),
-            "sha256": weights_hash(self.policy.model),
+            "sha256": self.weights,
             "parameters": self.policy.causal.num_parameters(),
             "dtype": self.dtype,
         }
