@@ -12,6 +12,7 @@ from types import ModuleType
 from sieverl.commands import algorithms, data, demo, doctor, plan, train, verify
 from sieverl.commands import eval as evaluate
 from sieverl.errors import ExitCode, SieveRLError
+from sieverl.text import printable
 
 # name -> module with `ABOUT`, `add_arguments(parser)`, `Options` (a dataclass of what they parse to) and `run(options)`
 COMMANDS: dict[str, ModuleType] = {
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(command.run(command.Options(**options)) or ExitCode.DONE)
     except SieveRLError as error:
-        print(f"sieverl: {error}", file=sys.stderr)
+        print(f"sieverl: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("sieverl: interrupted; the same command resumes the run from its last checkpoint", file=sys.stderr)

@@ -146,8 +146,9 @@ def write(path: Path, rows: Sequence[Row], parquet: bool) -> None:
 
 def report(verdicts: Sequence[Verdict], reasons: Mapping[str, int], target: Path) -> None:
     """One table: how many responses have each status, and what errors said."""
-    from rich.console import Console
     from rich.table import Table
+
+    from sieverl.display.terminal import Terminal
 
     counts = Counter(verdict.status for verdict in verdicts)
     mean = sum(verdict.reward for verdict in verdicts) / max(1, len(verdicts))
@@ -155,8 +156,8 @@ def report(verdicts: Sequence[Verdict], reasons: Mapping[str, int], target: Path
     for status in Status:
         if counts[status]:
             table.add_row(status.value, f"{counts[status]}", f"{counts[status] / len(verdicts):.1%}")
-    console = Console()
+    console = Terminal()
     console.print(table)
     for reason, count in Counter(reasons).most_common(3):
-        console.print(f"{count} x {reason}", markup=False, highlight=False)
-    console.print(f"written to {target}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{count} x {reason}", highlight=False)
+    console.print(f"written to {target}", highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from sieverl.errors import UsageError
+from sieverl.text import storable
 from sieverl.types import Row, Status, Verdict
 from sieverl.verify.process import START_S, GarbledError, Message, Worker, fatal_error, parse_verdict
 from sieverl.verify.registry import make_verifier
@@ -259,7 +260,7 @@ class Pool:
         """The verdict that a worker replied; what went wrong instead is counted. Raises GarbledError."""
         if "error" not in reply:
             return parse_verdict(reply)
-        reason = str(reply["error"])
+        reason = storable(str(reply["error"]))
         with self._changed:
             self.errors += 1
             known = len(self.reasons) < REASONS or reason in self.reasons

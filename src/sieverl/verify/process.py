@@ -19,6 +19,7 @@ import psutil
 
 import sieverl
 from sieverl.errors import DataError, SieveRLError, UsageError
+from sieverl.text import storable
 from sieverl.types import Row, Status, Verdict
 
 Message = dict[str, object]  # one JSON object on one line; its keys are checked where they are used
@@ -140,8 +141,10 @@ def parse_verdict(reply: Message) -> Verdict:
     try:
         found = reply["verdict"]
         reward, correct, status, parts = found if isinstance(found, list) else []
-        return Verdict(float(reward), bool(correct), Status(status), dict(parts))
-    except (KeyError, TypeError, ValueError) as error:
+        return Verdict(
+            float(reward), bool(correct), Status(status), {storable(name): value for name, value in parts.items()}
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise GarbledError(f"{str(reply)[:60]}, which is no verdict") from error
 
 
