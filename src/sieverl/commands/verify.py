@@ -12,7 +12,7 @@ from pathlib import Path
 from sieverl.data.local import read_path
 from sieverl.errors import DataError, UsageError, nearest
 from sieverl.files import atomic_write
-from sieverl.options import key_values, parse_value
+from sieverl.options import comma_separated, key_values, parse_value
 from sieverl.types import JsonObject, Row, Status, Verdict, VerifierSpec
 from sieverl.verify.pool import Pool
 from sieverl.verify.verifier import stop_if_all_failed
@@ -33,6 +33,8 @@ class Options:
     workers: int
     timeout: float
     memory_mb: int
+    network: bool
+    environment: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, default=2)
     add("--timeout", type=float, default=5.0, metavar="SECONDS")
     add("--memory-mb", type=int, default=1024)
+    add("--network", action="store_true", help="the verifier may use the network")
+    add("--environment", default="", metavar="NAME,NAME", help="environment variables that the verifier sees, too")
 
 
 def run(options: Options) -> None:
@@ -60,6 +64,8 @@ def run(options: Options) -> None:
         workers=options.workers,
         timeout_s=options.timeout,
         memory_mb=options.memory_mb,
+        network=options.network,
+        environment=comma_separated(options.environment),
     )
 
 
@@ -71,11 +77,13 @@ def verify_file(
     workers: int = 2,
     timeout_s: float = 5.0,
     memory_mb: int = 1024,
+    network: bool = False,
+    environment: Sequence[str] = (),
 ) -> Counter[Status]:
     """Score the rows of a JSONL or Parquet file and write them, in order, with the columns `reward` and `status`.
 
-    `columns` names those of the gold answer and the response; `a.b` is the field `b` of the column `a`. `workers`,
-    `timeout_s` and `memory_mb` are those of `Pool`. The output is written completely or not at all, as Parquet if its
+    `columns` names those of the gold answer and the response; `a.b` is the field `b` of the column `a`. `workers`
+    and what follows are those of `Pool`. The output is written completely or not at all, as Parquet if its
     name ends in .parquet. Returns the counts per status, which it also prints. Raises a DataError with file and line
     for a row that cannot be used, and an Alarm, after writing, if every row is an error.
     """
@@ -84,7 +92,7 @@ def verify_file(
         raise UsageError(f"Cannot write {target}: give the name of a file in a directory that exists.")
     rows = read(source)
     pairs = [pair(row, *columns, where) for where, row in rows]
-    with Pool(verifier, workers, timeout_s, memory_mb) as pool:
+    with Pool(verifier, workers, timeout_s, memory_mb, network, environment) as pool:
         verdicts = pool.verdicts(pairs)
         reasons = pool.reasons
     scored = [{**row, "reward": v.reward, "status": v.status.value} for (_, row), v in zip(rows, verdicts, strict=True)]

@@ -52,7 +52,7 @@ class Progress:
             f"{left:.0f}s",
         )
         for note in notes:
-            self.console.print(f"{'':11}{note.text}", style="yellow", highlight=False)
+            self.console.print(f"{'':11}{note.text}", style="yellow", markup=False, highlight=False)
 
     def _held(self, row: Metrics) -> str:
         return f"{row[self.heldout]:.1%}" if self.heldout in row else ""
