@@ -38,9 +38,7 @@ def verdict(spec, response="4", **options):
 
 def test_i13_an_import_that_allocates_12_gb_is_refused(user):
     spec = user("held = bytearray(12 << 30)\ndef mine(response, row): return 1.0")
-    with pytest.raises(
-        UsageError, match=r"ran out of memory, of which it has verify\.memory_mb and 8192 MiB"
-    ):
+    with pytest.raises(UsageError, match=r"ran out of memory, of which it has verify\.memory_mb and 8192 MiB"):
         verdict(spec, memory_mb=256)
 
 
