@@ -124,13 +124,16 @@ def test_i9_a_pickled_adapter_is_not_read_and_peft_imports_nothing(model):
     own_code(Path(), "imported")
     for change, word in (
         ({"megatron_config": {"a": 1}, "megatron_core": "imported"}, "megatron_config"),
-        ({"auto_mapping": {"base_model_class": "Mine", "parent_library": "imported"}}, "auto_mapping"),
         ({"corda_config": {"cache_file": "a/adapter_model.bin"}}, "corda_config"),
         ({"peft_type": "XLORA"}, "LORA is supported"),
     ):
         Path("a/adapter_config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(DataError, match=word):
             load_adapters(policy, Path("a"))
+    mapping = {"base_model_class": "Mine", "parent_library": "imported"}  # which PEFT writes itself, and we do not use
+    Path("a/adapter_config.json").write_text(json.dumps({**config, "auto_mapping": mapping}))
+    with pytest.raises(DataError, match="missing"):
+        load_adapters(policy, Path("a"))
     assert not Path("ran").exists()
 
 

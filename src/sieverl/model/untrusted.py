@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LAYERS = re.compile(r"n_layers?|num_layers|(num_(hidden|decoder|encoder)|decoder|encoder)_layers")
 SIZES = re.compile(r"(hidden|intermediate|vocab|ffn)_(size|dim)|n_(embd|inner)|d_(model|ff)|num_\w*experts|head_dim")
 # Fields of PEFT's LoRA configuration that have it import a module, or read or compute other files than the adapter's.
-FOREIGN = ("auto_mapping", "megatron_config", "eva_config", "corda_config", "lora_ga_config", "velora_config")
+FOREIGN = ("megatron_config", "eva_config", "corda_config", "lora_ga_config", "velora_config")
 
 
 def check_sizes(config: Mapping[str, object], path: Path, tensors: int, numbers: int) -> None:

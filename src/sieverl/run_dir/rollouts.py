@@ -52,6 +52,7 @@ class RolloutRow:
 
 
 COLUMNS = {f.name: str(f.type).removesuffix(" | None") for f in fields(RolloutRow) if f.name != "parts"}
+NULLABLE = {f.name for f in fields(RolloutRow) if str(f.type).endswith(" | None")}
 TEXTS = [name for name, kind in COLUMNS.items() if kind == "str"]
 
 
@@ -89,12 +90,16 @@ def read_rollouts(run_dir: Path, step: int, kind: Kind = "step") -> list[Rollout
 
     try:
         table = pq.ParquetFile(rollout_path(run_dir, step, kind)).read()
-        types = {field.name: field.type for field in table.schema}
+        parts = [name.removeprefix(PART) for name in table.column_names if name.startswith(PART)]
+        needed = [table[name].null_count for name in COLUMNS if name not in NULLABLE]
         known = {status.value for status in Status}
-        if any(types.get(f.name) != f.type for f in _schema([])) or not known.issuperset(table["status"].to_pylist()):
+        if any(needed) or not known.issuperset(table["status"].to_pylist()):
+            return []
+        table = table.select(_schema(parts).names)
+        if table.schema.types != _schema(parts).types:
             return []
         return [_row(row) for row in table.to_pylist()]
-    except (OSError, pa.ArrowException, TypeError):  # missing, damaged, or of another version
+    except (OSError, pa.ArrowException, KeyError, TypeError):  # missing, damaged, or of another version
         return []
 
 
