@@ -21,6 +21,7 @@ from sieverl.errors import (
     EngineError,
     ExitCode,
     SieveRLError,
+    StorageError,
     UsageError,
     first_line,
     nearest,
@@ -48,7 +49,7 @@ def text(folder: Path, content: str) -> Path:
 
 def damaged(folder: Path) -> Path:
     (folder / "step-1").mkdir()
-    (folder / "step-1" / "manifest.json").write_text(json.dumps({"weights": "0" * 64}))
+    (folder / "step-1" / "manifest.json").write_text(json.dumps({"weights": "0" * 64, "training.json": "0" * 64}))
     return folder
 
 
@@ -141,11 +142,14 @@ def test_a_k1_penalty_of_a_recipe_is_an_error_for_people_and_not_a_traceback() -
         with_axes(get_algorithm("grpo"), {"kl": "k1", "kl_coefficient": 0.1})
 
 
+ERRORS = (UsageError, DataError, CheckpointError, Alarm, EngineError, StorageError)
+
+
 def test_every_class_has_its_exit_code_and_every_code_its_meaning() -> None:
-    codes = {kind: int(kind.exit_code) for kind in (UsageError, DataError, CheckpointError, Alarm, EngineError)}
-    assert codes == {UsageError: 2, DataError: 3, CheckpointError: 4, Alarm: 5, EngineError: 6}
+    codes = {kind: int(kind.exit_code) for kind in ERRORS}
+    assert list(codes.values()) == [2, 3, 4, 5, 6, 74]
     assert issubclass(SieveRLError, ValueError), "who catches a ValueError catches ours"
-    assert [int(code) for code in ExitCode] == [0, 2, 3, 4, 5, 6, 75, 130]
+    assert [int(code) for code in ExitCode] == [0, 2, 3, 4, 5, 6, 74, 75, 130]
     assert len({code.meaning for code in ExitCode}) == len(ExitCode)
 
 

@@ -27,6 +27,7 @@ class ExitCode(IntEnum):
     CHECKPOINT = 4, "no checkpoint that can be resumed"
     ALARM = 5, "the run stopped itself, because going on would waste it"
     ENGINE = 6, "the engine failed; the same command resumes from the last checkpoint"
+    STORAGE = 74, "the disk is full or takes no writes; the same command resumes from the last checkpoint"
     PREEMPTED = 75, "stopped by SIGTERM and saved; the same command resumes"
     INTERRUPTED = 130, "interrupted; the same command resumes from the last checkpoint"
 
@@ -63,6 +64,12 @@ class EngineError(SieveRLError):
     """The engine crashed, does not answer, or has other weights than it should (exit code 6)."""
 
     exit_code = ExitCode.ENGINE
+
+
+class StorageError(SieveRLError):
+    """The disk is full, or does not take what must be written (exit code 74)."""
+
+    exit_code = ExitCode.STORAGE
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from sieverl.errors import CheckpointError
-from sieverl.run_dir.manifest import digest, load_state, newest, steps, verify_manifest
+from sieverl.run_dir.manifest import digest, load_state, newest, replaced, steps, verify_manifest
 
 
 def checkpoint(folder: Path, step: int, **files: str) -> Path:
     """A whole checkpoint of these files."""
     path = folder / f"step-{step}"
     path.mkdir(parents=True)
-    files = files or {"weights": f"weights of {step}"}
+    files = {"training.json": "{}", **(files or {"weights": f"weights of {step}"})}
     for name, text in files.items():
         (path / name).write_text(text)
     manifest = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
@@ -49,6 +50,65 @@ def test_what_is_wrong_with_a_checkpoint(tmp_path: Path) -> None:
         assert verify_manifest(path) == "its manifest.json is missing or unreadable"
     (path / "manifest.json").unlink()
     assert verify_manifest(path) == "its manifest.json is missing or unreadable"
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "[" * 100_000, '{"training.json": 1}', '"training.json"', "null", "\0"])
+def test_i12_a_manifest_that_is_none(tmp_path: Path, text: str) -> None:
+    path = checkpoint(tmp_path, 1)
+    (path / "manifest.json").write_text(text)
+    assert verify_manifest(path) == "its manifest.json is missing or unreadable"
+
+
+@pytest.mark.parametrize("name", ["../step-2/weights", "/etc/hostname", "a/../../step-2/weights", "a\0b"])
+def test_i12_names_outside_the_checkpoint(tmp_path: Path, name: str) -> None:
+    path, other = checkpoint(tmp_path, 1), checkpoint(tmp_path, 2)
+    hashes = json.loads((path / "manifest.json").read_text()) | {name: digest(other / "weights")}
+    (path / "manifest.json").write_text(json.dumps(hashes))
+    assert "which is not in it" in str(verify_manifest(path))
+
+
+def test_i12_a_pipe_does_not_hang(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 1)
+    (path / "weights").unlink()
+    os.mkfifo(path / "weights")
+    assert verify_manifest(path) == "weights is missing"
+    (path / "manifest.json").unlink()
+    os.mkfifo(path / "manifest.json")
+    assert verify_manifest(path) == "its manifest.json is missing or unreadable"
+
+
+def test_a_link_in_the_place_of_a_file_counts_as_missing(tmp_path: Path) -> None:
+    path, other = checkpoint(tmp_path, 1, weights="w"), checkpoint(tmp_path, 2, weights="w")
+    (path / "weights").unlink()
+    (path / "weights").symlink_to(other / "weights")
+    assert verify_manifest(path) == "weights is missing"
+
+
+def test_what_does_not_belong_there(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 1)
+    for harmless in ("README.md", ".DS_Store"):
+        (path / harmless).touch()
+    assert verify_manifest(path) is None
+    (path / "adapter_config.json").touch()
+    assert verify_manifest(path) == "adapter_config.json is not in its manifest.json"
+
+
+def test_one_whose_place_was_being_taken_is_found(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 1)
+    old = checkpoint(tmp_path, 2).rename(replaced(tmp_path, 2))
+    assert newest(tmp_path) == old
+    new = checkpoint(tmp_path, 2)
+    assert newest(tmp_path) == new
+    (new / "weights").write_text("damaged")
+    said: list[str] = []
+    assert newest(tmp_path, say=said.append) == old
+    assert said == [f"passed over a damaged checkpoint in {tmp_path}: step-2: weights has changed"]
+
+
+@pytest.mark.parametrize("state", ["[1]", "{", "7"])
+def test_i12_a_state_that_is_none(tmp_path: Path, state: str) -> None:
+    with pytest.raises(CheckpointError, match=r"training\.json is not the state of a run"):
+        load_state(checkpoint(tmp_path, 1, **{"training.json": state}))
 
 
 def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path) -> None:

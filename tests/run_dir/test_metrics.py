@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -60,3 +61,36 @@ def test_nonfinite_counts_by_name() -> None:
     }
     assert nonfinite(row) == {"advantages": 12, "gradients": 1}
     assert nonfinite({"step": 1}) == {}
+
+
+def test_i8_damaged_lines_lose_no_other_row(tmp_path: Path) -> None:
+    made = log(tmp_path, {"step": 0}, {"step": 1}, {"step": 2}, {"step": 3})
+    lines = made.path.read_bytes().split(b"\n")
+    lines[1], lines[2] = b"\0\0\xff", b'["step"]'
+    made.path.write_bytes(b"\n".join(lines))
+    assert made.rows() == [{"step": 0}, {"step": 3}]
+    assert made.damaged() == [2, 3]
+    made.rewind(3)
+    assert made.path.read_text() == '{"step": 0}\n{"step": 3}\n'
+    assert (tmp_path / "metrics.damaged.jsonl").read_bytes().count(b"\n") == 4
+
+
+@pytest.mark.parametrize(
+    "line", ['{"loss": 1}', '{"step": "1"}', '{"step": true}', "[" * 100_000, "3", '{"step": 1.5}']
+)
+def test_i14_rows_of_another_schema_are_damage(tmp_path: Path, line: str) -> None:
+    made = log(tmp_path, {"step": 0})
+    with made.path.open("a") as file:
+        file.write(line + "\n")
+    assert (made.rows(), made.damaged()) == ([{"step": 0}], [2])
+
+
+def test_an_append_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = log(tmp_path, {"step": 0})
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", Mock(side_effect=OSError(28, "full")))
+        with pytest.raises(OSError, match="full"):
+            made.append({"step": 1})
+    assert made.path.read_text() == '{"step": 0}\n'
+    made.append({"step": 1})
+    assert made.rows() == [{"step": 0}, {"step": 1}]

@@ -99,6 +99,6 @@ def test_S5_a_run_goes_on_where_it_is_told_to_and_counts_in_a_row_over_a_resume(
     assert said.getvalue().count("NaN or infinity") == 4
     newest = manifest.newest(run.run_dir / "checkpoints")
     assert newest is not None
-    assert State.of(manifest.load_state(newest)).nonfinite_steps == 4
+    assert State.of(manifest.load_state(newest), 4).nonfinite_steps == 4
     old = {"step": 1, "cursor": {"epoch": 0, "index": 0}, "empty_steps": 0, "graded": False}
-    assert State.of(old).nonfinite_steps == 0, "a checkpoint from before there was this count"
+    assert State.of(old, 1).nonfinite_steps == 0, "a checkpoint from before there was this count"

@@ -144,7 +144,9 @@ class Checkpoint(Table):
     """When checkpoints are written and how many are kept."""
 
     every: int = Field(50, ge=0, description="steps between checkpoints; 0 only at the end")
-    keep: int = Field(2, gt=0)
+    keep: int = Field(2, gt=0, description="the newest checkpoints that are kept")
+    keep_every: int = Field(0, ge=0, description="those of every so many steps are kept, too; 0: none")
+    keep_best: bool = Field(False, description="the one with the best held-out evaluation is kept, too")
     format: Literal["full", "sharded"] = Field(
         "full", description="the training state in one file, or in a file for each rank; both resume anywhere"
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import shutil
 from pathlib import Path
 
-from sieverl.files import write_text
+from sieverl.files import append, atomic_write, write_text
 from sieverl.types import Metrics
 
 EXEMPT = ("time/", "memory/", "rollout/tokens_per_second")  # what differs between identical runs
@@ -20,28 +20,59 @@ class MetricsLog:
         self.path = path
 
     def rows(self) -> list[Metrics]:
-        """All complete rows; a last line that was cut off by a crash is left out."""
+        """All complete rows; a last line that was cut off by a crash, and lines that are damaged, are left out."""
+        return self._read()[0]
+
+    def damaged(self) -> list[int]:
+        """The numbers of the lines, from 1, that are no rows; a last one that was cut off by a crash is not among them.
+
+        >>> MetricsLog(Path("nowhere/metrics.jsonl")).damaged()
+        []
+        """
+        return self._read()[1]
+
+    def _read(self) -> tuple[list[Metrics], list[int]]:
         if not self.path.exists():
-            return []
-        rows = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-        return rows
+            return [], []
+        rows, damaged = [], []
+        *lines, rest = self.path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            row = _row(line)
+            if row is None:
+                damaged.append(number)
+            else:
+                rows.append(row)
+        if (row := _row(rest)) is not None:
+            rows.append(row)
+        return rows, damaged
 
     def rewind(self, step: int) -> None:
-        """Delete the rows after `step`; the resumed run writes them again."""
-        rows = [row for row in self.rows() if row["step"] <= step]
-        write_text(self.path, "".join(map(_line, rows)))
+        """Delete the rows after `step`; the resumed run writes them again.
+
+        A file with damaged lines is first copied to `metrics.damaged.jsonl`.
+        """
+        rows, damaged = self._read()
+        if damaged:
+            atomic_write(self.path.with_name("metrics.damaged.jsonl"), lambda copy: _copy(self.path, copy))
+        write_text(self.path, "".join(_line(row) for row in rows if row["step"] <= step))
 
     def append(self, row: Metrics) -> None:
         """Append one row and flush it to disk; numbers that are not finite become null (JSON has no NaN)."""
-        with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(_line(row))
-            handle.flush()
-            os.fsync(handle.fileno())
+        append(self.path, _line(row))
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _row(line: bytes) -> Metrics | None:
+    """The row of one line, or None where it is none: an object with a step, a whole number."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_row = isinstance(row, dict) and type(row.get("step")) is int
+    return row if is_row else None
 
 
 def _line(row: Metrics) -> str:

@@ -13,8 +13,7 @@ With `checkpoint.format = "sharded"` there is a folder `training/` with a file f
 
 from __future__ import annotations
 
-import os
-import shutil
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -25,12 +24,14 @@ from torch import Tensor
 
 from sieverl.distributed import parts
 from sieverl.distributed.fsdp import part_like, whole
-from sieverl.files import sync, write_json
+from sieverl.errors import CheckpointError
+from sieverl.files import fill, link, make_folder, move, remove, storing, sync
 from sieverl.learner.learner import Learner
 from sieverl.model.policy import Policy
 from sieverl.model.types import as_module, has_adapters
 from sieverl.recipe import Checkpoint
-from sieverl.run_dir.manifest import PREFIX, digest, load_state, steps
+from sieverl.run_dir import manifest
+from sieverl.run_dir.manifest import PREFIX, load_state
 from sieverl.types import JsonObject
 
 QUEUE = "queue.safetensors"
@@ -47,48 +48,70 @@ def save(
     state: JsonObject,
     settings: Checkpoint,
     queue: Mapping[str, Tensor],
+    best: int | None = None,
 ) -> None:
-    """Write the checkpoint of `state["step"]`, point `latest` at it and delete all but the newest `settings.keep`.
+    """Write the checkpoint of `state["step"]`, point `latest` at it and delete those that `settings` does not keep.
 
-    `queue` has the tensors of batches that wait, the same on every rank. Every rank must call this; rank 0 puts the
-    checkpoint in its place once all have written.
+    `queue` has the tensors of batches that wait, the same on every rank; `best` is the step of the best evaluation.
+    Every rank must call this; rank 0 puts the checkpoint in its place once all have written. Raises a StorageError
+    where the disk does not take it: the checkpoints before it are as they were.
     """
     world, temporary = learner.world, directory / f".{PREFIX}{state['step']}.tmp"
-    if world.rank == 0:
-        for stale in directory.glob(f".{PREFIX}*.tmp"):
-            shutil.rmtree(stale)
-        temporary.mkdir(parents=True)
-    world.barrier()
-    WRITERS[settings.format](temporary, policy, _tensors(learner), world.rank == 0)
-    world.barrier()
-    if world.rank == 0:
-        if queue:
-            save_file(dict(queue), temporary / QUEUE)
-        _finish(directory, temporary, policy, {**state, "updates": learner.updates}, settings.keep)
+    tensors = _tensors(learner)
+    needed = sum(x.nbytes for x in tensors.values()) + sum(x.nbytes for x in policy.parameters.values())
+    with storing(f"the checkpoint of step {state['step']}", directory, needed):
+        if world.rank == 0:
+            for stale in [*directory.glob(f".{PREFIX}*.tmp"), *directory.glob(f".{PREFIX}*.gone")]:
+                remove(stale)
+            make_folder(temporary)
+        world.barrier()
+        fill(temporary, lambda folder: WRITERS[settings.format](folder, policy, tensors, world.rank == 0))
+        world.barrier()
+        if world.rank == 0:
+            fill(temporary, lambda folder: _complete(folder, policy, {**state, "updates": learner.updates}, queue))
+            _commit(directory, temporary, state["step"])
+            _forget(directory, state["step"], settings, best)
 
 
-def _finish(directory: Path, temporary: Path, policy: Policy, state: JsonObject, keep: int) -> None:
-    """Complete the checkpoint in `temporary` and move it to its place."""
-    step = state["step"]
-    target = directory / f"{PREFIX}{step}"
-    made = sorted({*steps(directory), step})
-    policy.tokenizer.save_pretrained(temporary)
-    write_json(temporary / "training.json", state)
-    written = sorted(temporary.rglob("*"))
-    digests = {str(p.relative_to(temporary)): digest(p) for p in written if p.is_file()}
-    write_json(temporary / "manifest.json", digests)
-    for path in [*written, temporary]:
+def _complete(folder: Path, policy: Policy, state: JsonObject, queue: Mapping[str, Tensor]) -> None:
+    """What rank 0 writes beside weights and optimiser state, with the hashes of all files."""
+    if queue:
+        save_file(dict(queue), folder / QUEUE)
+    policy.tokenizer.save_pretrained(folder)
+    (folder / manifest.STATE).write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    digests = {path.relative_to(folder).as_posix(): manifest.digest(path) for path in files}
+    (folder / manifest.MANIFEST).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+
+
+def _commit(directory: Path, temporary: Path, step: int) -> None:
+    """Move a complete checkpoint to its place; one of the same step stays until it is there."""
+    for path in [*sorted(temporary.rglob("*")), temporary]:
         sync(path)
+    target, old = directory / f"{PREFIX}{step}", manifest.replaced(directory, step)
     if target.exists():
-        shutil.rmtree(target)
-    os.replace(temporary, target)
-    link = directory / ".latest.tmp"
-    link.unlink(missing_ok=True)
-    link.symlink_to(target.name)
-    os.replace(link, directory / "latest")
+        if manifest.verify_manifest(target) is None:
+            remove(old)
+            move(target, old)
+        else:
+            move(target, directory / f".{PREFIX}{step}.gone")
+    move(temporary, target)
     sync(directory)
-    for old in made[:-keep]:
-        shutil.rmtree(directory / f"{PREFIX}{old}")
+    link(directory / "latest", target.name)
+    sync(directory)
+
+
+def _forget(directory: Path, step: int, settings: Checkpoint, best: int | None) -> None:
+    """Delete the checkpoints up to `step` that need not be kept; later ones are of a run that went another way."""
+    made = [s for s in manifest.steps(directory) if s <= step]
+    kept = {*made[-settings.keep :], *([best] if settings.keep_best else [])}
+    for old in made:
+        if old not in kept and not (settings.keep_every and old % settings.keep_every == 0):
+            gone = directory / f".{PREFIX}{old}.gone"
+            remove(gone)
+            move(directory / f"{PREFIX}{old}", gone)
+    for left in [*directory.glob(f".{PREFIX}*.gone"), *directory.glob(f".{PREFIX}*.old")]:
+        remove(left)
 
 
 def restore(path: Path, learner: Learner) -> None:
@@ -179,6 +202,12 @@ def _fill(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Fill `tensors` from a file, with this rank's part where they are sharded."""
     with safe_open(file, framework="pt") as handle:
         for name, tensor in tensors.items():
+            found = tuple(handle.get_slice(name).get_shape())
+            if found != tuple(tensor.shape):
+                raise CheckpointError(
+                    f"{file}: {name} has the shape {found}, and the model's is {tuple(tensor.shape)}; this is the "
+                    "state of another model, restore the right file or start in another --run-dir"
+                )
             tensor.copy_(part_like(handle.get_tensor(name).to(tensor.device), tensor))
 
 

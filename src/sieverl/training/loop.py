@@ -18,7 +18,7 @@ from sieverl.training.alarms import check_alarms
 from sieverl.training.grades import settle_grades
 from sieverl.training.heldout import evaluate
 from sieverl.training.notes import notes
-from sieverl.training.records import log_rollouts, record, step_metrics
+from sieverl.training.records import best_step, log_rollouts, record, step_metrics
 from sieverl.training.signals import Preempted
 from sieverl.training.state import Run
 from sieverl.types import Credit, Metrics, Note, Rollout
@@ -112,5 +112,5 @@ def save(run: Run) -> None:
     directory = run.run_dir / "checkpoints"
     queue, tensors = queue_to_saved(run)
     state = {**asdict(run.state), "queue": queue}
-    checkpoint.save(directory, run.policy, run.learner, state, run.recipe.checkpoint, tensors)
+    checkpoint.save(directory, run.policy, run.learner, state, run.recipe.checkpoint, tensors, best_step(run))
     run.world.barrier()

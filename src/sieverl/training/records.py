@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from sieverl.files import storing
 from sieverl.rollout.collect import Batch
 from sieverl.rollout.verified import Scored
+from sieverl.run_dir import manifest
 from sieverl.run_dir.metrics import nonfinite
 from sieverl.run_dir.rollouts import RolloutRow, write_rollouts
 from sieverl.training.state import Run
@@ -99,7 +101,8 @@ def log_rollouts(run: Run, batch: Batch, credit: Credit) -> None:
     ]
     rows = [row for part in run.world.all_gather(own) for row in part]
     if run.world.rank == 0:
-        write_rollouts(run.run_dir, run.state.step, sorted(rows, key=lambda r: (r.group, r.sample)))
+        with storing("the responses", run.run_dir):
+            write_rollouts(run.run_dir, run.state.step, sorted(rows, key=lambda r: (r.group, r.sample)))
 
 
 def record(run: Run, row: Metrics) -> None:
@@ -108,4 +111,14 @@ def record(run: Run, row: Metrics) -> None:
     run.nonfinite = nonfinite(row)
     run.state.nonfinite_steps = run.state.nonfinite_steps + 1 if run.nonfinite else 0
     if run.world.rank == 0:
-        run.metrics.append(row)
+        with storing("metrics.jsonl", run.run_dir):
+            run.metrics.append(row)
+
+
+def best_step(run: Run) -> int | None:
+    """The step of the best held-out evaluation among this step and those with a checkpoint; None without any."""
+    name, k = run.recipe.evaluate.name, run.recipe.evaluate.samples
+    kept = {*manifest.steps(run.run_dir / "checkpoints"), run.state.step}
+    scores = {row["step"]: row.get(f"eval/{name}/avg@{k}") for row in run.metrics.rows() if row["step"] in kept}
+    measured = {int(step): score for step, score in scores.items() if score is not None}
+    return max(measured, key=lambda step: (measured[step], step), default=None)

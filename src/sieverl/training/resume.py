@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Literal
 
 from sieverl.engines.registry import OPTIONS
-from sieverl.errors import CheckpointError, UsageError
-from sieverl.files import write_text
+from sieverl.errors import CheckpointError, DataError, UsageError
+from sieverl.files import make_folder, move, remove, storing, write_text
 from sieverl.recipe import Recipe, load, to_toml
 from sieverl.run_dir import manifest
+from sieverl.run_dir.lock import NAME as LOCK
+from sieverl.run_dir.lock import Lock
 from sieverl.run_dir.metrics import MetricsLog
+from sieverl.training.prompts import Say
 from sieverl.training.state import Run
 
 Resume = Literal["auto", "never", "must"]
 MAY_CHANGE = ("steps", "run_dir", "checkpoint", "alarms", "distributed")  # keys that a resumed run may change
 
 
-def checkpoint_to_resume(recipe: Recipe, resume: Resume) -> Path | None:
-    """The newest whole checkpoint of the recipe's run, or None for a new run.
+def checkpoint_to_resume(recipe: Recipe, resume: Resume, say: Say) -> Path | None:
+    """The newest whole checkpoint of the recipe's run, or None for a new run; `say` is told of damaged ones.
 
     Raises a UsageError when the directory holds a run of another recipe, a CheckpointError when `resume` is `must` and
     there is none, or when all are damaged.
@@ -28,7 +29,7 @@ def checkpoint_to_resume(recipe: Recipe, resume: Resume) -> Path | None:
     run_dir = Path(recipe.run_dir)
     if resume != "never" and run_dir.exists():
         _check_same_recipe(recipe, run_dir)
-        return manifest.newest(run_dir / "checkpoints", must=resume == "must")
+        return manifest.newest(run_dir / "checkpoints", resume == "must", say)
     if resume == "must":
         raise CheckpointError(f"there is no run in {run_dir}, and --resume must asks for one")
     return None
@@ -79,16 +80,54 @@ def check_same_grades(run: Run) -> None:
         )
 
 
-def open_run_dir(recipe: Recipe, resume: Resume, step: int | None) -> None:
-    """Make the directory, set an old run aside when asked to, forget metrics after `step`, from which it is resumed."""
+def open_run_dir(recipe: Recipe, resume: Resume, found: Path | None, lock: Lock, say: Say) -> None:
+    """Make the directory, set an old run aside when asked to, forget metrics after the checkpoint `found`.
+
+    `lock` has the directory if it was there. Raises a UsageError if another run was made in it since `found` was looked
+    for, a StorageError where the disk does not take it.
+    """
     run_dir = Path(recipe.run_dir)
-    if resume == "never" and run_dir.exists() and any(run_dir.iterdir()):
-        number = 1
-        while (aside := run_dir.with_name(f"{run_dir.name}.old-{number}")).exists():
-            number += 1
-        os.replace(run_dir, aside)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    if _difference(recipe, run_dir):  # one that made no step: what it logged is not this recipe's
-        shutil.rmtree(run_dir / "rollouts", ignore_errors=True)
-    write_text(run_dir / "recipe.toml", to_toml(recipe))
-    MetricsLog(run_dir / "metrics.jsonl").rewind(-1 if step is None else step)
+    with storing("the run directory", run_dir):
+        if resume == "never" and run_dir.exists() and any(p.name != LOCK for p in run_dir.iterdir()):
+            lock.close()
+            move(run_dir, _aside(run_dir))
+        make_folder(run_dir)
+        lock.take(run_dir)
+        if checkpoint_to_resume(recipe, resume, lambda text: None) != found:
+            raise UsageError(f"another run was made in {run_dir} meanwhile; the same command resumes it")
+        if _difference(recipe, run_dir):  # one that made no step: what it logged is not this recipe's
+            remove(run_dir / "rollouts")
+        write_text(run_dir / "recipe.toml", to_toml(recipe))
+        metrics = MetricsLog(run_dir / "metrics.jsonl")
+        if damaged := metrics.damaged():
+            say(
+                f"{metrics.path}: line {', '.join(map(str, damaged))} is damaged and no longer a row; the file as it "
+                "was is kept as metrics.damaged.jsonl"
+            )
+        metrics.rewind(-1 if found is None else step_of(found))
+
+
+def _aside(run_dir: Path) -> Path:
+    """A name for an old run, which no other has."""
+    number = 1
+    while (aside := run_dir.with_name(f"{run_dir.name}.old-{number}")).exists():
+        number += 1
+    return aside
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint's folder."""
+    return int(checkpoint.name.strip(".").removeprefix(manifest.PREFIX).removesuffix(".old"))
+
+
+def check_same_data(run: Run, before: dict[str, str]) -> None:
+    """The prompts of a resumed run must be those that it began with. Raises a DataError that names the source."""
+    now = run.state.data
+    for name, digest in before.items():
+        if digest and now.get(name) != digest:
+            source = {"train": run.recipe.data.source, "heldout": run.recipe.evaluate.source}.get(name, name)
+            table = {"train": "data", "heldout": "evaluate"}.get(name, name)
+            raise DataError(
+                f"{table}.source = {source!r} holds other prompts than when {run.run_dir} was begun: its file has "
+                "changed. Put the old one back, or use another --run-dir (or --resume never) for a new run"
+            )

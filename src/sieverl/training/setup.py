@@ -14,15 +14,23 @@ from sieverl.model.load import choose_device, load_tokenizer
 from sieverl.recipe import Recipe
 from sieverl.rollout.environment import Environment
 from sieverl.run_dir import manifest
+from sieverl.run_dir.lock import Lock
 from sieverl.training import checkpoint
 from sieverl.training.ahead import restore_queue
 from sieverl.training.checks import build_pool, check_verifier, check_world, chosen_algorithm, left_out
 from sieverl.training.memory import check_fits
 from sieverl.training.models import build_engine, build_learner, build_policy, initial_policy, set_threads, shard
 from sieverl.training.prompts import Say, prompt_sets, read_data, render_data
-from sieverl.training.resume import Resume, check_same_grades, checkpoint_to_resume, open_run_dir
+from sieverl.training.resume import (
+    Resume,
+    check_same_data,
+    check_same_grades,
+    checkpoint_to_resume,
+    open_run_dir,
+    step_of,
+)
 from sieverl.training.sampler import Sampler
-from sieverl.training.shared import check_same_prompts, check_shared
+from sieverl.training.shared import check_same_prompts, check_shared, digest_of
 from sieverl.training.state import Run, State
 
 
@@ -51,7 +59,12 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     check_shared(Path(recipe.run_dir), world)
     check_same_prompts([*data.train, *data.heldout], world)
     check_fits(recipe, world)
-    found = checkpoint_to_resume(recipe, resume)
+    lock = Lock()
+    undo.callback(lock.close)
+    if world.rank == 0 and Path(recipe.run_dir).is_dir():
+        lock.take(Path(recipe.run_dir))
+    found = checkpoint_to_resume(recipe, resume, say if world.rank == 0 else lambda text: None)
+    digests = {"train": digest_of(data.train), "heldout": digest_of(data.heldout)}
     set_threads(recipe)
     tokenizer = load_tokenizer(recipe.model.path or str(BASE))
     data = render_data(recipe, data, tokenizer, say)
@@ -76,16 +89,21 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
         prompts=prompts,
         heldout=heldout,
         sampler=Sampler(concurrently=recipe.rollout.staleness > 0),
+        state=State(data=digests),
+        lock=lock,
         declared_graded=pool.graded() if recipe.verify.graded is None else recipe.verify.graded,
     )
     if found is not None:
+        saved = manifest.load_state(found)
+        run.state = State.of(saved, step_of(found))
+        before, run.state.data = run.state.data, digests
+        check_same_data(run, before)
         checkpoint.restore(found, learner)
-        run.state = State.of(manifest.load_state(found))
         check_same_grades(run)
-        queue = manifest.load_state(found).get("queue", [])
+        queue = saved.get("queue", [])
         restore_queue(run, queue, checkpoint.load_queue(found))
         say(f"resuming {recipe.run_dir} at step {run.state.step} of {recipe.steps}")
     if world.rank == 0:
-        open_run_dir(recipe, resume, run.state.step if found else None)
+        open_run_dir(recipe, resume, found, lock, say)
     world.barrier()
     return run

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from sieverl.algorithms.algorithm import Algorithm
 from sieverl.data import Cursor
 from sieverl.distributed.world import World
 from sieverl.engines.protocol import Engine
+from sieverl.errors import CheckpointError
 from sieverl.learner.learner import Learner
 from sieverl.model.policy import Policy
 from sieverl.recipe import Recipe
 from sieverl.rollout.collect import Batch
 from sieverl.rollout.environment import Environment, PromptSet
+from sieverl.run_dir.lock import Lock
 from sieverl.run_dir.metrics import MetricsLog
 from sieverl.training.sampler import Sampler
 from sieverl.types import JsonObject
@@ -32,12 +37,24 @@ class State:
     empty_steps: int = 0
     graded: bool | None = None  # whether rewards mean more than right and wrong; None before the first step
     nonfinite_steps: int = 0
+    data: dict[str, str] = field(default_factory=dict)  # SHA-256 of the prompts: "train" and "heldout"
 
     @staticmethod
-    def of(saved: JsonObject) -> State:
-        """The state in a checkpoint's `training.json`."""
-        cursor = Cursor(**saved["cursor"])
-        return State(saved["step"], cursor, saved["empty_steps"], saved["graded"], saved.get("nonfinite_steps", 0))
+    def of(saved: JsonObject, step: int) -> State:
+        """The state in the `training.json` of the checkpoint of `step`. Raises a CheckpointError where it cannot be."""
+        try:
+            known = {field.name: saved[field.name] for field in fields(State) if field.name in saved}
+            state = STATE.validate_json(json.dumps(known), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise CheckpointError(f"{'.'.join(map(str, first['loc']))} of a checkpoint: {first['msg']}") from error
+        counts = (state.step, state.cursor.epoch, state.cursor.index, state.empty_steps, state.nonfinite_steps)
+        if min(counts) < 0 or state.step != step:
+            raise CheckpointError(f"the checkpoint of step {step} says that it is of step {state.step}, {state.cursor}")
+        return state
+
+
+STATE = TypeAdapter(State)
 
 
 @dataclass(kw_only=True)
@@ -61,6 +78,7 @@ class Run:
     sampler: Sampler = field(default_factory=Sampler)
     ahead: deque[Future[Batch]] = field(default_factory=deque)
     state: State = field(default_factory=State)
+    lock: Lock = field(default_factory=Lock)
     declared_graded: bool | None = False
     nonfinite: dict[str, int] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -74,6 +92,7 @@ class Run:
         if close := getattr(self.engine, "close", None):
             close()
         self.pool.close()
+        self.lock.close()
 
     @property
     def run_dir(self) -> Path:

@@ -1,0 +1,45 @@
+"""One run at a time in a run directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from sieverl.errors import UsageError
+
+NAME = ".lock"
+
+
+class Lock:
+    """Holds a run directory until it is closed or the process ends, however it ends.
+
+    The lock is the system's (flock), so no file of a dead process is in the way; programs that this one starts do not
+    inherit it.
+    """
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+
+    def take(self, run_dir: Path) -> None:
+        """Lock a directory that is there. Raises a UsageError that names the process which has it."""
+        self.close()
+        file = os.open(run_dir / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.pread(file, 32, 0).decode(errors="replace").strip()
+            os.close(file)
+            raise UsageError(
+                f"another run is at work in {run_dir} (process {owner or 'unknown'}); wait for it, stop it, or use "
+                "another --run-dir"
+            ) from error
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        self._file = file
+
+    def close(self) -> None:
+        """Let another run in."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

@@ -1,0 +1,191 @@
+"""A checkpoint that is damaged, of another model or of other data is never resumed from."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import NOT_EVALUATED, comparable, recipe, run_it
+from safetensors.torch import load_file, save_file
+
+from sieverl.errors import CheckpointError, DataError, UsageError
+from sieverl.run_dir import manifest
+from sieverl.training.setup import prepare
+
+RUN: dict[str, Any] = {**NOT_EVALUATED, "rollout__prompts": 2}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps with a checkpoint of each."""
+    folder = tmp_path_factory.mktemp("trained") / "r"
+    run_it(folder, **{**RUN, "steps": 2})
+    return folder
+
+
+def flip_a_bit(file: Path, chance: random.Random) -> None:
+    place = chance.randrange(file.stat().st_size)
+    with file.open("r+b") as handle:
+        handle.seek(place)
+        byte = handle.read(1)[0] ^ (1 << chance.randrange(8))
+        handle.seek(place)
+        handle.write(bytes([byte]))
+
+
+def cut_off(file: Path, chance: random.Random) -> None:
+    with file.open("r+b") as handle:
+        handle.truncate(chance.randrange(file.stat().st_size))
+
+
+def lose(file: Path, chance: random.Random) -> None:
+    file.unlink()
+
+
+def of_another_step(file: Path, chance: random.Random) -> None:
+    other = file.parents[1] / "step-1" / file.name
+    shutil.copyfile(other, file)
+
+
+HARM: list[Callable[[Path, random.Random], None]] = [flip_a_bit, flip_a_bit, cut_off, lose, of_another_step]
+
+
+def test_a_thousand_corruptions_are_all_found(trained: Path, tmp_path: Path) -> None:
+    directory, chance, harmed = tmp_path / "checkpoints", random.Random(0), 0
+    for name in ("step-1", "step-2"):
+        (directory / name).mkdir(parents=True)
+        for file in (trained / "checkpoints" / name).iterdir():
+            (directory / name / file.name).write_bytes(file.read_bytes()[-5000:])  # what it is does not matter
+        seal(directory / name)
+    path = directory / "step-2"
+    files = list(path.iterdir())
+    while harmed < 1000:
+        file, harm = chance.choice(files), chance.choice(HARM)
+        before = file.read_bytes()
+        harm(file, chance)
+        if not file.exists() or file.read_bytes() != before:
+            harmed += 1
+            assert manifest.verify_manifest(path) is not None, (harm.__name__, file.name)
+        file.write_bytes(before)
+    assert manifest.verify_manifest(path) is None
+
+
+def resealed(run_dir: Path, trained: Path, change: Callable[[Path], None]) -> Path:
+    """A copy of the run whose last checkpoint was changed and has a manifest that says so."""
+    shutil.copytree(trained, run_dir, symlinks=True)
+    path = run_dir / "checkpoints" / "step-2"
+    change(path)
+    seal(path)
+    return run_dir
+
+
+def seal(checkpoint: Path) -> None:
+    """A manifest of the files as they are."""
+    files = [path for path in checkpoint.iterdir() if path.name != manifest.MANIFEST]
+    hashes = {path.name: manifest.digest(path) for path in files}
+    (checkpoint / manifest.MANIFEST).write_text(json.dumps(hashes, indent=2))
+
+
+def refused(run_dir: Path, match: str, error: type[Exception] = CheckpointError, **changes: Any) -> None:
+    with pytest.raises(error, match=match):
+        prepare(recipe(run_dir, **{**RUN, **changes}), say=lambda text: None)
+
+
+def test_i7_optimiser_tensors_of_another_shape(trained: Path, tmp_path: Path) -> None:
+    def widen(path: Path) -> None:
+        tensors = load_file(path / "training.safetensors")
+        name = next(name for name, x in tensors.items() if x.dim() == 2)
+        save_file({**tensors, name: tensors[name].repeat(2, 1)}, path / "training.safetensors")
+
+    refused(resealed(tmp_path / "r", trained, widen), "has the shape .*and the model's is")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": -5},
+        {"step": "2"},
+        {"step": 2.5},
+        {"step": None},
+        {"cursor": {"epoch": 0, "index": -1}},
+        {"cursor": 7},
+        {"empty_steps": []},
+        {"graded": "yes"},
+        {"data": [1]},
+        {"step": 7},
+    ],
+    ids=str,
+)
+def test_i12_a_state_of_other_types(trained: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    def edit(path: Path) -> None:
+        state = json.loads((path / "training.json").read_text())
+        (path / "training.json").write_text(json.dumps(state | change))
+
+    refused(resealed(tmp_path / "r", trained, edit), "checkpoint")
+
+
+def test_prompts_that_changed_since_the_run_began(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(4) for b in range(4)]
+    file = tmp_path / "sums.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data: dict[str, Any] = {"data": {"source": str(file), "check_gold": 2}}
+    run_it(tmp_path / "r", **{**RUN, **data, "steps": 1})
+    run_it(tmp_path / "r", **{**RUN, **data, "steps": 2})
+    rows[3]["answer"] = "7"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused(tmp_path / "r", r"data\.source = .*sums\.jsonl.* holds other prompts", DataError, **data)
+    run_it(tmp_path / "r", "never", **{**RUN, **data, "steps": 1})
+
+
+def test_s1_two_runs_on_one_directory(tmp_path: Path) -> None:
+    run_it(tmp_path / "r", **{**RUN, "steps": 1})
+    with prepare(recipe(tmp_path / "r", **RUN), say=lambda text: None):
+        refused(tmp_path / "r", "another run is at work in", UsageError)
+        with pytest.raises(UsageError, match="another run is at work"):
+            prepare(recipe(tmp_path / "r", **RUN), "never", say=lambda text: None)
+    run_it(tmp_path / "r", **{**RUN, "steps": 2})
+    assert [row["step"] for row in comparable(tmp_path / "r")] == [0, 1, 2]
+
+
+def test_a_run_that_was_made_meanwhile_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sieverl.training import setup
+
+    build = setup.build_learner
+
+    def slowly(*arguments: Any) -> Any:
+        monkeypatch.setattr(setup, "build_learner", build)
+        run_it(tmp_path / "r", **{**RUN, "steps": 1})
+        return build(*arguments)
+
+    monkeypatch.setattr(setup, "build_learner", slowly)
+    refused(tmp_path / "r", "another run was made in .* meanwhile", UsageError)
+    assert len(comparable(tmp_path / "r")) == 2
+
+
+def kept(run_dir: Path) -> list[int]:
+    return manifest.steps(run_dir / "checkpoints")
+
+
+def test_retention(tmp_path: Path) -> None:
+    run_it(tmp_path / "every", **{**RUN, "steps": 5, "checkpoint__keep": 1, "checkpoint__keep_every": 2})
+    assert kept(tmp_path / "every") == [2, 4, 5]
+    best: dict[str, Any] = {"rollout__prompts": 2, "steps": 4, "checkpoint__keep": 1, "checkpoint__keep_best": True}
+    run_it(tmp_path / "best", **best)
+    scores = {row["step"]: row["eval/heldout/avg@2"] for row in comparable(tmp_path / "best") if row["step"]}
+    assert kept(tmp_path / "best") == sorted({max(scores, key=lambda step: (scores[step], step)), 4})
+
+
+def test_a_later_damaged_checkpoint_does_not_push_out_whole_ones(trained: Path, tmp_path: Path) -> None:
+    """With `keep = 1` the newest by number would be the damaged one."""
+    shutil.copytree(trained, tmp_path / "r", symlinks=True)
+    directory = tmp_path / "r" / "checkpoints"
+    (directory / "step-2").rename(directory / "step-9")
+    (directory / "step-9" / "config.json").unlink()
+    run_it(tmp_path / "r", **{**RUN, "steps": 2, "checkpoint__keep": 1})
+    found = manifest.newest(directory)
+    assert found is not None
+    assert found.name == "step-2"
