@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
 A := src/sieverl/algorithms
 PURE := $(A)/algorithm.py,$(A)/axes.py,$(A)/credit.py,$(A)/needs.py,$(A)/objective.py,$(A)/token_advantage.py,$(A)/tokens.py
 
-.PHONY: setup demo test test-slow vllm-env test-gpu lint bench bench-gpu picture clean
+.PHONY: setup demo test test-slow test-faults vllm-env test-gpu lint bench bench-gpu picture clean
 
 setup: .venv/.done
 
@@ -42,6 +42,11 @@ test: lint
 test-slow: setup
 	@$(MAKE) --no-print-directory vllm-env || echo "the environment of vLLM cannot be made; its tests are skipped"
 	@$(BIN)/python -m pytest -m "slow" -rs
+
+# kill -9 at 200 random instants, and a cut at every operation of a run; the table of docs/reliability.md
+test-faults: setup
+	@PYTHONPATH=tests:tests/training $(BIN)/python tests/training/kills.py --kills 200
+	@$(BIN)/python -m pytest tests/training/test_crash.py tests/training/test_corruption.py
 
 # vLLM pins other versions than we do, so it has an environment of its own: the CPU build, without images and sound
 vllm-env: .venv-vllm/.done

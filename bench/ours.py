@@ -146,7 +146,7 @@ def rl_step(
     w, learner = side.workload, side.learner
     learner.algorithm = get_algorithm(algorithm)
     if micro_batch_tokens:
-        learner.settings = learner.settings.model_copy(update={"micro_batch_tokens": micro_batch_tokens})
+        learner.budget.tokens = micro_batch_tokens
     chosen = side.batch(prompts or w.prompts)
     size = Rollout(prompts=len(chosen.prompts), samples=samples or w.samples)
     tokens_before, forwards_before = learner.tokens_seen, learner.forwards

@@ -94,7 +94,7 @@ class Update:
 
     def _budget(self, tokens: int | None) -> None:
         if tokens:
-            self.learner.settings = self.learner.settings.model_copy(update={"micro_batch_tokens": tokens})
+            self.learner.budget.tokens = tokens
 
     def _part(self, keep: float, groups: bool) -> Credit:
         """Every so many rows, or whole groups, of those sorted by length, so that lengths stay the same; credit +1, -1.
@@ -120,7 +120,7 @@ class Update:
         self._budget(micro_batch_tokens)
         samples = [Sample.of(rollout) for rollout in self.rollouts.values()]
         batches = []
-        for group in micro_batches(samples, self.learner.settings.micro_batch_tokens):
+        for group in micro_batches(samples, self.learner.budget.tokens):
             chosen = [samples[i] for i in group]
             where = layout(chosen, self.learner.policy.device)
             batches.append((len(where.ids_P), len(where.target_T), [len(s) - 1 for s in chosen]))

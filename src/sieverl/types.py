@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from os import PathLike
@@ -19,7 +19,12 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 AnyArray = NDArray[Any]  # of a dtype that is still to be checked
+Progress = Callable[[str], None]  # is told what a run is at, each time that it got on
 ROUNDING = 1e-6  # rewards that are less than a bound by no more than this still reach it
+
+
+def unwatched(phase: str) -> None:
+    """The `Progress` of what nobody watches."""
 
 
 class Tokenizer(Protocol):

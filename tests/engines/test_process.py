@@ -86,6 +86,17 @@ def test_it_samples_what_the_engine_would_and_takes_new_weights(engine: ProcessE
     assert after == BuiltinEngine(own).sample(REQUESTS, SAMPLING) != before
 
 
+def test_it_prints_its_stacks_when_it_is_asked_to(capfd: pytest.CaptureFixture[str]) -> None:
+    engine = ProcessEngine(build)
+    try:
+        assert engine.process.pid is not None
+        os.kill(engine.process.pid, signal.SIGUSR1)
+        engine.sample(REQUESTS, SAMPLING)
+        assert "in serve" in capfd.readouterr().err, "and goes on"
+    finally:
+        engine.close()
+
+
 @pytest.mark.parametrize(
     ("how", "kind", "said"),
     [

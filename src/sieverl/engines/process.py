@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import time
 import traceback
@@ -110,6 +111,7 @@ def serve(connection: Connection, build: Build) -> None:
     """What the process does: build the engine, then carry out orders until the other end is closed."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the trainer decides when to stop
         signal.signal(number, signal.SIG_IGN)
+    faulthandler.register(signal.SIGUSR1)  # the trainer asks where this process is stuck
 
     def rollout(done: Rollout) -> None:
         connection.send(("rollout", done))

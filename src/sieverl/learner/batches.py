@@ -37,11 +37,12 @@ class Sample:
     value: FloatT | None = None
     token_advantage: FloatT | None = None
     value_target: FloatT | None = None
+    row: int = -1  # among the responses of all ranks
 
     @staticmethod
-    def of(rollout: Rollout, advantage: float = 0.0, kept: bool = True, pair: int = -1) -> Sample:
+    def of(rollout: Rollout, advantage: float = 0.0, kept: bool = True, pair: int = -1, row: int = -1) -> Sample:
         """The sample of a response."""
-        return Sample(rollout.prompt_tokens, rollout.tokens, rollout.logp, advantage, kept, pair)
+        return Sample(rollout.prompt_tokens, rollout.tokens, rollout.logp, advantage, kept, pair, row=row)
 
     def __len__(self) -> int:
         return len(self.prompt_tokens) + len(self.response_tokens)
@@ -92,6 +93,7 @@ def pack(
                 advantage=float(credit.advantage[row]) if credit.keep[row] else 0.0,
                 kept=bool(credit.keep[row]),
                 pair=int(responses.prompt_R[row]) if paired else -1,
+                row=row,
             )
             for row in rows[compute_R[rows]].tolist()
             if row in rollouts

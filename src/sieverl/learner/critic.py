@@ -17,6 +17,7 @@ from sieverl.distributed.fsdp import by_kind
 from sieverl.distributed.world import World
 from sieverl.learner.batches import MiniBatch, Sample, agreed_micro_batches
 from sieverl.learner.gradients import Gradients
+from sieverl.learner.halving import Budget
 from sieverl.model.packed import NOTHING, layout
 from sieverl.model.policy import Policy
 
@@ -55,8 +56,14 @@ class ValueModel:
         return world if (self.body or policy).sharded else None
 
     @torch.no_grad()
-    def score(self, samples: Sequence[Sample], policy: Policy, budget: int, world: World) -> list[Tensor]:
-        """Values of each sample's response tokens, without gradients, in order; `budget` is of tokens at a time."""
+    def score(self, samples: Sequence[Sample], policy: Policy, budget: Budget, world: World) -> list[Tensor]:
+        """Values of each sample's response tokens, without gradients, in order, in micro-batches that fit."""
+        scored: list[Tensor] = budget.fit(
+            lambda tokens: self._score(samples, policy, tokens, world), [len(s) for s in samples]
+        )
+        return scored
+
+    def _score(self, samples: Sequence[Sample], policy: Policy, budget: int, world: World) -> list[Tensor]:
         out: list[Tensor] = [torch.empty(0)] * len(samples)
         for group in agreed_micro_batches(samples, budget, self._together(policy, world)):
             chosen = [samples[i] for i in group]
@@ -68,23 +75,20 @@ class ValueModel:
                 out[i] = part
         return out
 
-    def update(self, batch: MiniBatch, policy: Policy, budget: int, world: World) -> bool:
+    def update(self, batch: MiniBatch, policy: Policy, budget: Budget, world: World) -> bool:
         """One optimiser step on the clipped value loss, a mean over the kept tokens of the mini-batch of all ranks.
 
         Returns whether it was made: gradients that are not finite are dropped.
         """
         gradients = Gradients(list(self.trained.values()), world)
-        gradients.clear()
         kept = [s for s in batch.samples if s.kept]
-        for group in agreed_micro_batches(kept, budget, self._together(policy, world)):
-            chosen = [kept[i] for i in group]
-            if not chosen:
-                (self.values(chosen, policy).sum() * 0.0).backward()
-                continue
-            old_T, target_T = (torch.cat([getattr(s, name) for s in chosen]) for name in ("value", "value_target"))
-            loss_T = value_loss(self.values(chosen, policy), old_T, target_T, self.settings.clip)
-            (loss_T.sum() / batch.kept_tokens).backward()
-            self.loss += float(loss_T.detach().sum()) / batch.kept_tokens
+
+        def accumulate(tokens: int) -> float:
+            gradients.clear()
+            return self._backward(kept, batch.kept_tokens, policy, agreed_micro_batches(kept, tokens, together))
+
+        together = self._together(policy, world)
+        self.loss += budget.fit(accumulate, [len(s) for s in kept])
         self.updates += 1
         norm = gradients.all_reduce()
         if not math.isfinite(norm):
@@ -92,6 +96,22 @@ class ValueModel:
         gradients.clip(norm, GRADIENT_NORM)
         self.optimizer.step()
         return True
+
+    def _backward(
+        self, kept: Sequence[Sample], kept_tokens: int, policy: Policy, groups: Sequence[Sequence[int]]
+    ) -> float:
+        """Add the gradients of the samples, group by group; their loss, divided by the tokens of all ranks."""
+        loss = 0.0
+        for group in groups:
+            chosen = [kept[i] for i in group]
+            if not chosen:
+                (self.values(chosen, policy).sum() * 0.0).backward()
+                continue
+            old_T, target_T = (torch.cat([getattr(s, name) for s in chosen]) for name in ("value", "value_target"))
+            loss_T = value_loss(self.values(chosen, policy), old_T, target_T, self.settings.clip)
+            (loss_T.sum() / kept_tokens).backward()
+            loss += float(loss_T.detach().sum()) / kept_tokens
+        return loss
 
     def metrics(self, world: World) -> dict[str, float]:
         """Mean value loss of the updates since the last call, over all ranks."""

@@ -78,6 +78,9 @@ class Replicas:
 
         Their gradients are added to those of the policy. There are fewer parts where there are fewer prompts.
         """
+        for replica in self.policies[1:]:
+            for p in replica.parameters.values():  # of work that failed
+                p.grad = None
         parts = zip(self.policies, shares(samples, len(self.policies)), strict=False)
         results = side_by_side([partial(backward, replica, part) for replica, part in parts])
         for replica in self.policies[1:]:

@@ -20,11 +20,12 @@ from sieverl.learner.assemble import as_tokens
 from sieverl.learner.batches import MiniBatch, Sample, agreed_micro_batches
 from sieverl.learner.critic import ValueModel
 from sieverl.learner.gradients import Gradients, Replicas
+from sieverl.learner.halving import Budget
 from sieverl.learner.optimizer import learning_rate, make_optimizer
 from sieverl.model.packed import NOTHING, Layout, layout
 from sieverl.model.policy import Policy
 from sieverl.recipe import Train
-from sieverl.types import Rollout
+from sieverl.types import Progress, Rollout, unwatched
 
 Metrics = dict[str, float]
 NONFINITE = ("advantages", "log_probs", "losses")  # of tokens, of tokens, of micro-batches
@@ -49,9 +50,11 @@ class Learner:
     reference: Callable[[], Policy] | None = None
     critic: ValueModel | None = None
     world: World = field(default_factory=World)
+    progress: Progress = unwatched
 
     def __post_init__(self) -> None:
         parameters = list(self.policy.parameters.values())
+        self.budget = Budget(self.settings.micro_batch_tokens, self.world, self.policy.sharded)
         self.gradients = Gradients(parameters, self.world)
         self.replicas = Replicas(self.policy)
         self.optimizer = make_optimizer(parameters, self.settings)
@@ -95,7 +98,7 @@ class Learner:
                 s.ref_logp = ref
         kept = [s for s in samples if s.kept]
         if self.critic is not None:
-            values = self.critic.score(kept, self.policy, self.settings.micro_batch_tokens, self.world)
+            values = self.critic.score(kept, self.policy, self.budget, self.world)
             for s, value in zip(kept, values, strict=True):
                 s.value = value
         self._token_advantages(kept)
@@ -113,9 +116,14 @@ class Learner:
     @torch.no_grad()
     def logp(self, samples: Sequence[Sample], policy: Policy | None = None) -> list[Tensor]:
         """Log-probs of each sample's response, without gradients, in order; by `policy` where one is given."""
-        policy = policy or self.policy
+        return self.budget.fit(
+            lambda tokens: self._logp(samples, policy or self.policy, tokens), [len(s) for s in samples]
+        )
+
+    def _logp(self, samples: Sequence[Sample], policy: Policy, budget: int) -> list[Tensor]:
         out: list[Tensor] = [torch.empty(0)] * len(samples)
-        for group in agreed_micro_batches(samples, self.settings.micro_batch_tokens, self._together):
+        for group in agreed_micro_batches(samples, budget, self._together):
+            self.progress("scoring")
             chosen = [samples[i] for i in group]
             packed = layout(chosen or NOTHING, policy.device)
             logp_T, _ = self._forward(policy, packed, entropy=False)
@@ -173,7 +181,7 @@ class Learner:
                     continue
                 if self.critic is not None:
                     if batch.kept:
-                        stepped = self.critic.update(batch, self.policy, self.settings.micro_batch_tokens, self.world)
+                        stepped = self.critic.update(batch, self.policy, self.budget, self.world)
                         self.nonfinite += not stepped
                     if self.updates <= self.critic.settings.warmup_updates:
                         continue
@@ -199,7 +207,7 @@ class Learner:
             metrics["policy/engine_mismatch"] = total["gap"] / total["gap_tokens"]
         if self.critic is not None:
             metrics |= self.critic.metrics(self.world)
-        return metrics
+        return metrics | {"memory/halved": self.budget.agree()}
 
     def has_work(self, batch: MiniBatch) -> bool:
         """Whether any rank has something to compute: known on every rank without communication."""
@@ -217,20 +225,30 @@ class Learner:
         Adds what metrics are computed from to `sums`. In the `first` mini-batch of a step, log-probs are compared with
         the engine's if `score` did not do so.
         """
-        self.gradients.clear()
-        parts = self.replicas.accumulate(batch.samples, lambda policy, part: self._backward(policy, part, batch, first))
-        for observed in parts:
+        for observed in self.budget.fit(
+            lambda tokens: self._accumulate(batch, first, tokens), [len(s) for s in batch.samples]
+        ):
             self.tokens_seen += int(observed.pop("computed"))
             self.forwards += int(observed.pop("forwards"))
             for name, value in observed.items():
                 sums[name] = sums.get(name, 0.0) + value
         return self.gradients.all_reduce()
 
-    def _backward(self, policy: Policy, part: Sequence[Sample], batch: MiniBatch, first: bool) -> dict[str, float]:
+    def _accumulate(self, batch: MiniBatch, first: bool, tokens: int) -> list[dict[str, float]]:
+        """The gradients of this rank from the beginning, with micro-batches of so many tokens on all replicas."""
+        self.gradients.clear()
+        budget = tokens // len(self.replicas.policies)
+        return self.replicas.accumulate(
+            batch.samples, lambda policy, part: self._backward(policy, part, batch, first, budget)
+        )
+
+    def _backward(
+        self, policy: Policy, part: Sequence[Sample], batch: MiniBatch, first: bool, budget: int
+    ) -> dict[str, float]:
         """Add the gradients of a part of the mini-batch to those of `policy`; returns what was observed."""
         sums = dict.fromkeys((*OBSERVED, "computed", "forwards"), 0.0)
-        budget = self.settings.micro_batch_tokens // len(self.replicas.policies)
         for group in agreed_micro_batches(part, budget, self._together):
+            self.progress("updating")
             samples = [part[i] for i in group]
             packed = layout(samples or NOTHING, policy.device)
             logp_T, entropy_T = self._forward(policy, packed, "entropy" in self.algorithm.needs)

@@ -1,10 +1,11 @@
 """The recipe: everything that a run depends on."""
 
 from sieverl.recipe.recipe import RENAMED, Overrides, Recipe, build, keys, load, to_toml
-from sieverl.recipe.tables import Checkpoint, Data, Evaluate, Rollout, Train
+from sieverl.recipe.tables import AlarmSetting, Checkpoint, Data, Evaluate, Rollout, Train
 
 __all__ = [
     "RENAMED",
+    "AlarmSetting",
     "Checkpoint",
     "Data",
     "Evaluate",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sieverl.types import JsonObject
 
@@ -152,8 +153,29 @@ class Checkpoint(Table):
     )
 
 
+class AlarmSetting(Table):
+    """When a rule fires, and what it does then; docs/alarms.md has the rules."""
+
+    do: Literal["off", "warn", "stop"] = Field("warn", description="off, warn or stop")
+    threshold: float = Field(description="of the number that it looks at")
+    steps: int = Field(1, ge=1, description="how many of the last steps (or evaluations) it looks at")
+    share: float = Field(1.0, gt=0, le=1, description="in what share of them the threshold is passed; 1: in a row")
+
+
+def _setting(threshold: float, steps: int = 1, do: Literal["off", "warn", "stop"] = "warn", share: float = 1.0) -> Any:
+    """The default of a rule."""
+    return Field(AlarmSetting(do=do, threshold=threshold, steps=steps, share=share))
+
+
+class Stalled(Table):
+    """The deadline of a run that makes no progress."""
+
+    do: Literal["off", "warn", "stop"] = Field("warn", description="warn: print the stacks of all processes")
+    seconds: float = Field(1800.0, gt=0, description="without a response, a micro-batch or a written file")
+
+
 class Alarms(Table):
-    """When a run stops itself."""
+    """When a run warns, or stops itself; docs/alarms.md says what each rule looks at."""
 
     empty_steps: int = Field(20, ge=0, description="consecutive steps with nothing kept; 0: never")
     nonfinite_steps: int = Field(3, ge=0, description="consecutive steps with NaN or infinity; 0: never")
@@ -162,6 +184,32 @@ class Alarms(Table):
         ge=0,
         description="mean |log-prob difference| in nats; 0: never; default: 0.001, in bfloat16 or with staleness 0.5",
     )
+    little_kept: AlarmSetting = _setting(0.05, steps=50, share=0.8)
+    reward_zero: AlarmSetting = _setting(0.0, steps=10)
+    reward_one: AlarmSetting = _setting(1.0, steps=10)
+    entropy: AlarmSetting = _setting(0.01, steps=5)
+    kl_old: AlarmSetting = _setting(0.2, steps=3)
+    kl_ref: AlarmSetting = _setting(1.0)
+    length: AlarmSetting = _setting(4.0, steps=5)
+    truncated: AlarmSetting = _setting(1.0, steps=10, do="stop")
+    verifier_errors: AlarmSetting = _setting(0.1, steps=3)
+    verifier_timeouts: AlarmSetting = _setting(0.1, steps=3)
+    heldout: AlarmSetting = _setting(0.0)
+    stalled: Stalled = Stalled()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, given: Any) -> Any:
+        """A table that gives some keys keeps the others; a word alone is its `do`."""
+        if not isinstance(given, Mapping):
+            return given
+        merged = dict(given)
+        for name in given:
+            default = cls.model_fields[name].default if name in cls.model_fields else None
+            if isinstance(default, Table):
+                own = {"do": given[name]} if isinstance(given[name], str) else given[name]
+                merged[name] = {**default.model_dump(), **own} if isinstance(own, Mapping) else own
+        return merged
 
 
 class Axes(Table):

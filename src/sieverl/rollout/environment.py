@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from sieverl.distributed.world import World
 from sieverl.engines.protocol import Engine, SamplingParams
-from sieverl.types import Prompt, Tokenizer
+from sieverl.types import Progress, Prompt, Tokenizer, unwatched
 from sieverl.verify import Pool
 
 
@@ -30,6 +30,7 @@ class Environment:
     pool: Pool
     tokenizer: Tokenizer
     world: World = field(default_factory=World)
+    progress: Progress = unwatched
 
     def reasons_since(self, before: Counter[str]) -> Counter[str]:
         """Why the verifier failed since it had given the reasons `before`, on all ranks: message -> count."""

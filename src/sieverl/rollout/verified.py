@@ -37,6 +37,7 @@ def sample_verified(
     verdicts: dict[Hashable, Verdict] = {}
 
     def on_done(rollout: Rollout) -> None:
+        environment.progress("sampling")
         key = (rollout.group, rollout.sample)
         text = texts[key] = environment.tokenizer.decode(rollout.tokens, skip_special_tokens=True)
         if rollout.truncated:
@@ -46,6 +47,8 @@ def sample_verified(
         else:
             environment.pool.submit(key, text, rows[rollout.group])
 
+    environment.progress("sampling")
     rollouts = environment.engine.sample(requests, sampling, on_done)
+    environment.progress("verifying")
     verdicts |= environment.pool.collect()
     return [Scored(r, texts[r.group, r.sample], verdicts[r.group, r.sample]) for r in rollouts]

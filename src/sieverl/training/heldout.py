@@ -13,7 +13,7 @@ from sieverl.run_dir.rollouts import write_rollouts
 from sieverl.training.grades import settle_grades_of_evaluation
 from sieverl.training.records import rollout_row
 from sieverl.training.state import Run
-from sieverl.types import Metrics
+from sieverl.types import Metrics, Rollout
 
 
 def evaluate(run: Run) -> Metrics:
@@ -33,13 +33,17 @@ def evaluate(run: Run) -> Metrics:
     row |= {f"eval/{name}/{share}": found.summary.shares[share] for share in ("length_mean", "truncated", "no_answer")}
     if settings.kl_prompts:
         chosen = [s.rollout for s in found.scored if s.rollout.group < settings.kl_prompts]
-        budget = run.recipe.train.micro_batch_tokens
-        kl = exact_kl(run.policy, run.reference(), chosen, budget, run.world) if run.state.step else 0.0
-        row[f"eval/{name}/kl_ref"] = kl
+        row[f"eval/{name}/kl_ref"] = _kl_to_reference(run, chosen) if run.state.step else 0.0
     settle_grades_of_evaluation(run, found.scored)
     log_evaluation(run, prompts, found.scored)
     row["time/evaluate"] = time.perf_counter() - started
     return row
+
+
+def _kl_to_reference(run: Run, rollouts: Sequence[Rollout]) -> float:
+    run.progress("evaluating")
+    reference, sizes = run.reference(), [len(r.prompt_tokens) + len(r.tokens) for r in rollouts]
+    return run.learner.budget.fit(lambda tokens: exact_kl(run.policy, reference, rollouts, tokens, run.world), sizes)
 
 
 def log_evaluation(run: Run, prompts: PromptSet, scored: Sequence[Scored]) -> None:

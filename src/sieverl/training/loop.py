@@ -14,13 +14,16 @@ from sieverl.learner.redistribute import assign_ranks, imbalance, redistribute
 from sieverl.rollout.collect import Batch
 from sieverl.training import checkpoint, signals
 from sieverl.training.ahead import next_batch, queue_to_saved
-from sieverl.training.alarms import check_alarms
+from sieverl.training.alarms import check_alarms, stop_if, warnings
 from sieverl.training.grades import settle_grades
 from sieverl.training.heldout import evaluate
+from sieverl.training.inspection import save_for_inspection
+from sieverl.training.memory import keep_halved
 from sieverl.training.notes import notes
 from sieverl.training.records import best_step, log_rollouts, record, step_metrics
 from sieverl.training.signals import Preempted
 from sieverl.training.state import Run
+from sieverl.training.watchdog import watching
 from sieverl.types import Credit, Metrics, Note, Rollout
 
 OnRow = Callable[[Metrics, Sequence[Note]], None]
@@ -33,10 +36,16 @@ def train(
     run: Run, on_row: OnRow = lambda row, notes: None, stop_requests: StopRequests = signals.stop_requests
 ) -> None:
     """Train until `recipe.steps`, from wherever `run.state` stands."""
+    with watching(run):
+        _train(run, on_row, stop_requests)
+
+
+def _train(run: Run, on_row: OnRow, stop_requests: StopRequests) -> None:
     recipe, state = run.recipe, run.state
     if state.step == 0:
         row = {"step": 0, **evaluate(run)}
         record(run, row)
+        check_alarms(run, row)
         if run.world.rank == 0:
             on_row(row, [])
     with stop_requests() as requested:
@@ -46,13 +55,14 @@ def train(
             if last or (recipe.evaluate.every and state.step % recipe.evaluate.every == 0):
                 row |= evaluate(run)
             record(run, row)
+            alarms = check_alarms(run, row)
             if run.world.rank == 0:
-                on_row(row, notes(run, row))
+                on_row(row, [*notes(run, row), *warnings(alarms)])
             due = recipe.checkpoint.every and state.step % recipe.checkpoint.every == 0
             stop = run.world.sum_floats([len(requested)])[0] > 0
             if last or due or stop:
                 save(run)
-            check_alarms(run, row)
+            stop_if(alarms)
             if stop and not last:
                 raise Preempted(requested[0] if requested else signal.SIGTERM)
 
@@ -61,16 +71,21 @@ def one_step(run: Run) -> Metrics:
     """Sample and learn; the row of metrics of this step."""
     recipe, state = run.recipe, run.state
     started = time.perf_counter()
+    run.progress(f"the responses of step {state.step + 1}")
     batch = next_batch(run)
     sampled = time.perf_counter()
     credit = assign_credit(run, batch)
     rollouts, unequal = share(run, batch, credit)
     batches = pack(batch.responses, credit, rollouts, run.algorithm, recipe.train.minibatches)
+    run.progress("updating")
     scores = run.learner.score(batches, probe=list(batch.rollouts.values())[: recipe.rollout.samples])
     metrics = run.learner.update(batches) | scores
     state.step += 1
     state.cursor = batch.cursor
+    save_for_inspection(run, batch, batches, metrics)
+    keep_halved(run)
     ended = time.perf_counter()
+    run.progress("writing the responses")
     log_rollouts(run, batch, credit)
     tokens = int(batch.responses.length_R.sum())
     return {
@@ -109,6 +124,7 @@ def share(run: Run, batch: Batch, credit: Credit) -> tuple[dict[int, Rollout], f
 
 def save(run: Run) -> None:
     """A checkpoint of the state after the last step."""
+    run.progress("saving")
     directory = run.run_dir / "checkpoints"
     queue, tensors = queue_to_saved(run)
     state = {**asdict(run.state), "queue": queue}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sieverl.training.inspection import inspection_file
 from sieverl.training.state import Run
 from sieverl.types import Metrics, Note
 
@@ -15,7 +16,14 @@ NONFINITE = {
 
 def notes(run: Run, row: Metrics) -> list[Note]:
     """What is worth saying of a step that was recorded; usually nothing."""
-    found = [_grades(run), _threshold(run), _nothing_kept(row), _nonfinite(run), _zero_loss(run, row)]
+    found = [
+        _grades(run),
+        _threshold(run),
+        _nothing_kept(row),
+        _nonfinite(run),
+        _halved(run, row),
+        _zero_loss(run, row),
+    ]
     return [*(Note(line) for line in found if line), *_verifier(run, row)]
 
 
@@ -55,7 +63,15 @@ def _nothing_kept(row: Metrics) -> str:
 
 def _nonfinite(run: Run) -> str:
     counted = ", ".join(f"{count} {NONFINITE[name]}" for name, count in run.nonfinite.items())
-    return f"NaN or infinity: {counted}" if counted else ""
+    file = inspection_file(run, run.state.step)
+    where = f"; the batch is in {file.relative_to(run.run_dir)}" if file.exists() else ""
+    return f"NaN or infinity: {counted}{where}" if counted else ""
+
+
+def _halved(run: Run, row: Metrics) -> str:
+    if not row["memory/halved"]:
+        return ""
+    return f"out of memory: from now on train.micro_batch_tokens = {run.recipe.train.micro_batch_tokens}"
 
 
 def _verifier(run: Run, row: Metrics) -> list[Note]:

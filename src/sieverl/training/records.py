@@ -36,6 +36,7 @@ def step_metrics(run: Run, batch: Batch, credit: Credit) -> Metrics:
         "select/empty_steps": float(0 if credit.keep.any() else run.state.empty_steps + 1),
         "policy/entropy": batch.entropy,
         "policy/staleness": float(run.state.step - 1 - batch.version),
+        "rollout/responses": float(len(responses)),
         "rollout/length_mean": float(responses.length_R.mean()),
         "rollout/length_max": float(responses.length_R.max()),
         "rollout/truncated": float(responses.truncated_R.mean()),

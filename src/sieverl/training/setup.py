@@ -18,7 +18,7 @@ from sieverl.run_dir.lock import Lock
 from sieverl.training import checkpoint
 from sieverl.training.ahead import restore_queue
 from sieverl.training.checks import build_pool, check_verifier, check_world, chosen_algorithm, left_out
-from sieverl.training.memory import check_fits
+from sieverl.training.memory import check_fits, with_halved
 from sieverl.training.models import build_engine, build_learner, build_policy, initial_policy, set_threads, shard
 from sieverl.training.prompts import Say, prompt_sets, read_data, render_data
 from sieverl.training.resume import (
@@ -46,6 +46,7 @@ def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
 
 
 def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
+    recipe = with_halved(recipe, resume)
     algorithm = chosen_algorithm(recipe)
     check_verifier(recipe)
     check_attention(recipe.model.attention)

@@ -24,8 +24,21 @@ from sieverl.rollout.environment import Environment, PromptSet
 from sieverl.run_dir.lock import Lock
 from sieverl.run_dir.metrics import MetricsLog
 from sieverl.training.sampler import Sampler
-from sieverl.types import JsonObject
+from sieverl.types import JsonObject, Progress
 from sieverl.verify import Pool
+
+
+@dataclass
+class Watched:
+    """What the alarms remember from step to step.
+
+    `recent`: by rule, 1 for each of its last steps in which its threshold was passed, 0 for the others, newest last.
+    `begun`: the rules whose warning was said and is not over. `start`: what the first steps were like, by metric.
+    """
+
+    recent: dict[str, list[int]] = field(default_factory=dict)
+    begun: list[str] = field(default_factory=list)
+    start: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -37,6 +50,7 @@ class State:
     empty_steps: int = 0
     graded: bool | None = None  # whether rewards mean more than right and wrong; None before the first step
     nonfinite_steps: int = 0
+    watched: Watched = field(default_factory=Watched)
     data: dict[str, str] = field(default_factory=dict)  # SHA-256 of the prompts: "train" and "heldout"
 
     @staticmethod
@@ -113,6 +127,11 @@ class Run:
     def pool(self) -> Pool:
         """What verifies."""
         return self.environment.pool
+
+    @property
+    def progress(self) -> Progress:
+        """Is told what the run is at."""
+        return self.environment.progress
 
     @property
     def world(self) -> World:
