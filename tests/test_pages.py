@@ -17,7 +17,9 @@ from sieverl.recipe import RENAMED, keys
 from sieverl.run_dir.metrics import MetricsLog
 
 PACKAGE = ROOT / "src" / "sieverl"
-PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")] + sorted(ROOT.glob("docs/*.md"))
+PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")] + sorted(
+    ROOT.glob("docs/*.md")
+)
 
 
 def exit_code_table() -> str:

@@ -200,7 +200,7 @@ def sample(model, tokenizer, prompts: list[str], n: int, **how) -> list[list[str
 
 
 def right(expression: str, response: str) -> bool:
-    return response.endswith(f"\\boxed{{{eval(expression)}}}<|end|>")
+    return response.endswith(f"\\boxed{{{eval(expression)}}}<|end|>")  # noqa: S307 (a sum that this file made)
 
 
 def measure(model, tokenizer, prompts: list[str]) -> None:

@@ -14,6 +14,7 @@ from types import ModuleType
 from sieverl.commands import algorithms, data, demo, doctor, plan, train, verify
 from sieverl.commands import eval as evaluate
 from sieverl.errors import ExitCode, SieveRLError
+from sieverl.text import printable
 
 # name -> module with `ABOUT`, `add_arguments(parser)`, `Options` (a dataclass of what they parse to) and `run(options)`
 COMMANDS: dict[str, ModuleType] = {
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return reader_left()
             if not isinstance(error, SieveRLError):
                 raise
-            print(f"sieverl: {error}", file=sys.stderr)
+            print(f"sieverl: {printable(str(error))}", file=sys.stderr)
             return error.exit_code
         return code
 

@@ -19,7 +19,7 @@ ROWS = [
     {"gold": "4", "response": r"so \boxed{4}", "id": 7},
     {"gold": 5, "response": r"so \boxed{4}", "id": 8},
     {"gold": ["x+x"], "response": r"so \boxed{2x}", "id": 9},
-    {"gold": "4", "response": "no idea \ud83d", "id": 10},
+    {"gold": "4", "response": "no idea", "id": 10},
     {"gold": "4", "response": r"\boxed{5^{5^{5^5}}}", "id": 11},
 ]
 MATH = {"name": "math"}
@@ -108,3 +108,12 @@ def test_a_full_disk_is_one_line_and_the_old_output_stays(tmp_path: Path, monkey
     with pytest.raises(StorageError, match=r"cannot write the scored rows .* No space left"):
         verify_file(MATH, write(tmp_path / "in.jsonl", ROWS), output)
     assert output.read_text() == "old"
+
+
+def test_i10_a_lone_surrogate_is_replaced_where_the_row_is_read(tmp_path):
+    source = write(tmp_path / "in.jsonl", ['{"gold": "\\udfff4", "response": "so \\\\boxed{4} \\ud83d"}'])
+    for name in ("out.jsonl", "out.parquet"):
+        verify_file(MATH, source, tmp_path / name)
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert (row["gold"], row["response"]) == ("\ufffd4", "so \\boxed{4} \ufffd")
+    assert pq.read_table(tmp_path / "out.parquet").to_pylist()[0]["response"] == row["response"]

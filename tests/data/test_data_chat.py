@@ -97,7 +97,9 @@ def test_what_cannot_be_rendered_says_what_to_do():
     with pytest.raises(UsageError, match="unknown template style 'chatml'; allowed: auto, chat, plain"):
         Template(**wrong)
     strict = tokenizer("{{ raise_exception('System role not supported') }}")
-    with pytest.raises(DataError, match="refuses prompt 0 with the roles user: System role not supported"):
+    with pytest.raises(
+        DataError, match="refuses prompt 0 with the roles user: TemplateError: System role not supported"
+    ):
         render(strict, PROMPT, Template("chat"))
     with pytest.raises(DataError, match="prompt 0 is empty"):
         render(tokenizer(), Prompt(0, "", {}), Template("plain"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -98,6 +99,38 @@ def test_a_file_of_another_version_is_empty(tmp_path: Path) -> None:
 
 def test_an_old_file_survives_a_write_that_fails(tmp_path: Path) -> None:
     write_rollouts(tmp_path, 3, ROWS)
-    with pytest.raises(UnicodeEncodeError):
-        write_rollouts(tmp_path, 3, [replace(ROW, response="\udcff")])
+    wrong: Any = "many"
+    with pytest.raises((pa.ArrowException, TypeError)):
+        write_rollouts(tmp_path, 3, [replace(ROW, length=wrong)])
     assert read_rollouts(tmp_path, 3) == ROWS
+
+
+def test_i10_what_cannot_be_stored_is_replaced_and_the_rest_is_read_again(tmp_path: Path) -> None:
+    hostile = replace(ROW, prompt="a\ud800", answer="\udfff", response="\x00\x1b]0;t\x07\u202e\ud83d")
+    write_rollouts(tmp_path, 3, [hostile])
+    assert read_rollouts(tmp_path, 3) == [
+        replace(ROW, prompt="a\ufffd", answer="\ufffd", response="\x00\x1b]0;t\x07\u202e\ufffd")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("status", ["correct", "made up"]),
+        ("status", ["correct", None]),
+        ("response", [b"\xff", b""]),
+        ("group", ["0", "1"]),
+        ("reward", [None, 1.0]),
+        ("correct", [1, 0]),
+        ("reward/math", ["a", "b"]),
+        ("parts", None),
+    ],
+)
+def test_i14_a_file_of_another_schema_is_none_of_ours(tmp_path: Path, column: str, values: list[object] | None) -> None:
+    write_rollouts(tmp_path, 3, WITH_PARTS)
+    path = rollout_path(tmp_path, 3)
+    columns = pq.read_table(path).to_pydict()
+    del columns["logp" if values is None else column]
+    pq.write_table(pa.table({**columns, **({column: values} if values else {})}), path)
+    assert read_rollouts(tmp_path, 3) == []
+    assert read_verdicts(tmp_path, 3) == {}

@@ -52,7 +52,8 @@ def test_the_defaults_are_those_of_the_table():
 def test_tables_of_the_recipe_and_the_functions_work(tmp_path, monkeypatch):
     for text in blocks("toml"):
         table = tomllib.loads(text)["verify"]
-        make_verifier({key: value for key, value in table.items() if key not in ("workers", "timeout_s", "memory_mb")})
+        pool = ("workers", "timeout_s", "memory_mb", "network", "environment")
+        make_verifier({key: value for key, value in table.items() if key not in pool})
     (code,) = blocks("python")
     (tmp_path / "reward.py").write_text(code)
     monkeypatch.chdir(tmp_path)

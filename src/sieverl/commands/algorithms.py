@@ -37,15 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: Options) -> None:
     """Print the table of all algorithms, or everything about one."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from sieverl.algorithms.describe import describe, explain, formula
     from sieverl.algorithms.named import ALGORITHMS, get_algorithm
+    from sieverl.display.terminal import Terminal
 
     name = options.name
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     if name is None:
         table = Table(title="An algorithm is one choice on each axis; what is not shown is as in reinforce.")
         for column in ("name", "keeps", "advantage", "what it is"):
@@ -56,17 +56,17 @@ def run(options: Options) -> None:
         console.print("sieverl algorithms NAME shows all axes and the formula of one", highlight=False)
         return
     algorithm = get_algorithm(name)
-    console.print(f"[bold]{escape(name)}[/]: {escape(algorithm.about)}", highlight=False)
-    console.print(f"paper:   {escape(algorithm.paper or 'see its base algorithm')}", highlight=False)
-    console.print(f"formula: {escape(formula(algorithm))}", highlight=False)
+    console.print(Text.assemble((name, "bold"), f": {algorithm.about}"), highlight=False)
+    console.print(f"paper:   {algorithm.paper or 'see its base algorithm'}", highlight=False)
+    console.print(f"formula: {formula(algorithm)}", highlight=False)
     console.print(f"needs:   {', '.join(sorted(algorithm.needs)) or 'nothing beyond log-probs'}", highlight=False)
     table = Table()
     for column in ("axis", "choice", "meaning"):
         table.add_column(column)
     for axis in AXES:
         value = getattr(algorithm, axis)
-        table.add_row(axis, escape(describe(value)), escape(explain(value)))
+        table.add_row(axis, describe(value), explain(value))
     if algorithm.critic is not None:
-        table.add_row("critic", escape(repr(algorithm.critic)), "")
+        table.add_row("critic", repr(algorithm.critic), "")
     console.print(table)
     console.print(f"run it:  sieverl demo --algorithm {name}", highlight=False)

@@ -84,11 +84,11 @@ def run(options: Options) -> None:
 
 
 def _prepare(options: Options) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from sieverl.data.chat import Template
     from sieverl.data.preparation import prepare
+    from sieverl.display.terminal import Terminal
 
     given = key_values(options.option, "--option")
     gym = options.source.startswith("reasoning_gym:")
@@ -107,7 +107,7 @@ def _prepare(options: Options) -> None:
         ngram=options.ngram,
         keep_duplicates=options.keep_duplicates,
     )
-    console = Console()
+    console = Terminal()
     console.print(report.source, soft_wrap=True, highlight=False)
     table = Table("rows", "")
     table.columns[0].justify = "right"
@@ -124,13 +124,13 @@ def _prepare(options: Options) -> None:
 
 
 def _list(options: Options) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from sieverl.data.catalog import SOURCES
+    from sieverl.display.terminal import Terminal
 
     table = Table("name", "Hub dataset", "splits", "benchmark")
     for name, source in SOURCES.items():
         hub = f"{source.hub}:{source.config}" if source.config else source.hub
         table.add_row(name, hub, ", ".join(source.splits), source.evaluate or "")
-    Console().print(table)
+    Terminal().print(table)

@@ -57,20 +57,21 @@ def recipe(overrides: Overrides, resume: str = "auto") -> Recipe:
 
 def ending(run_dir: Path, console: Console) -> None:
     """One worked response before and after, and what to try next."""
-    from rich.markup import escape
     from rich.panel import Panel
+    from rich.text import Text
 
     from sieverl.run_dir import manifest
     from sieverl.run_dir.rollouts import read_evaluation
+    from sieverl.text import printable
 
     last = manifest.steps(run_dir / "checkpoints")[-1]
     before, after = (read_evaluation(run_dir, step) for step in (0, last))
     for key in before:
         if key in after and not before[key].correct and after[key].correct:
             for title, row in (("before", before[key]), ("after", after[key])):
-                verdict = "[green]right[/]" if row.correct else "[red]wrong[/]"
-                text = f"[dim]{escape(row.prompt)} = ?[/]\n{escape(row.response)}"
-                console.print(Panel(text, title=f"{title}: {verdict}", title_align="left", width=60))
+                verdict = ("right", "green") if row.correct else ("wrong", "red")
+                text = Text.assemble((f"{printable(row.prompt)} = ?", "dim"), "\n", printable(row.response))
+                console.print(Panel(text, title=Text.assemble(f"{title}: ", verdict), title_align="left", width=60))
             break
     console.print("next:", style="bold")
     for command in (

@@ -35,11 +35,10 @@ def run(options: Options) -> ExitCode:
 
 def show_model(name: str) -> ExitCode:
     """Print how SieveRL computes a model, and why; a model that it cannot take is refused in one line."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
     from transformers.utils.logging import disable_progress_bar
 
+    from sieverl.display.terminal import Terminal
     from sieverl.engines.builtin import supported_ways
     from sieverl.model import families
     from sieverl.model.find import find_model, load_for_use
@@ -48,25 +47,26 @@ def show_model(name: str) -> ExitCode:
     policy = load_for_use(find_model(name)[0], "float32")
     config, ways = policy.causal.config, supported_ways(policy)
     limit, why = families.longest(config)
-    table = Table(title=f"{escape(name)}: {config.model_type}, {policy.causal.num_parameters():,} parameters")
+    table = Table(title=f"{name}: {config.model_type}, {policy.causal.num_parameters():,} parameters")
     for column in ("what", "how"):
         table.add_column(column)
     table.add_row("learner", "packed tokens" if ways.packed else "padded sequences")
     table.add_row("decoding", families.DECODING[ways.decoding])
     table.add_row("why", ways.why or "the fastest ways are right for it")
     table.add_row("longest sequence", f"{limit:,} tokens, {why}" if limit else "no limit")
-    Console().print(table)
+    Terminal().print(table)
     return ExitCode.DONE
 
 
 def show() -> ExitCode:
     """Print the table; 3 when something that SieveRL needs is missing, else 0."""
     import torch
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
     from transformers.utils.logging import disable_progress_bar
 
     from sieverl.assets import BASE
+    from sieverl.display.terminal import Terminal
     from sieverl.model.files import check_vocabulary
     from sieverl.model.load import load_model, load_tokenizer
 
@@ -78,12 +78,12 @@ def show() -> ExitCode:
     for package in REQUIRED:
         found = version(package)
         missing += found is None
-        table.add_row(package, found or "[red]missing[/]", "" if found else "pip install sieverl")
+        table.add_row(package, found or Text("missing", "red"), "" if found else "pip install sieverl")
     cuda = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "none"
     table.add_row("GPU", cuda, "")
     table.add_row("CPU threads of PyTorch", f"{torch.get_num_threads()} of {os.cpu_count()}", "")
     model, tokenizer = load_model(str(BASE)), load_tokenizer(str(BASE))
     check_vocabulary(model, tokenizer, str(BASE))
     table.add_row("shipped model", f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", "")
-    Console().print(table)
+    Terminal().print(table)
     return ExitCode.DATA if missing else ExitCode.DONE

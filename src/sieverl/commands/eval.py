@@ -104,9 +104,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: Options) -> None:
     """Compare two results, or measure a model on benchmarks and write what was measured."""
-    from rich.console import Console
+    from sieverl.display.terminal import Terminal
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True, highlight=False)
     if options.compare:
         from sieverl.display.tables import compare
 

@@ -65,9 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: Options) -> ExitCode:
     """Print the plan."""
-    from rich.console import Console
-
     from sieverl.display.plan import as_json, show
+    from sieverl.display.terminal import Terminal
     from sieverl.planning.plan import cheapest, choices
     from sieverl.recipe import load
 
@@ -77,7 +76,7 @@ def run(options: Options) -> ExitCode:
     if options.json:
         print(json.dumps(as_json(plan, found, best), indent=2))
     else:
-        show(plan, found, best, Console())
+        show(plan, found, best, Terminal())
     return ExitCode.DONE
 
 

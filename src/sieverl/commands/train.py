@@ -131,13 +131,12 @@ def train_recipe(
     ending: Callable[[Path, Console], None] | None = None,
 ) -> ExitCode:
     """Train, show the progress and what came of it; `launch` starts the ranks, `ending` prints more at the end."""
-    from rich.console import Console
-
     from sieverl.display import plot
     from sieverl.display.console import summary
+    from sieverl.display.terminal import Terminal
     from sieverl.launch.work import work
 
-    console = Console(soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")  # of the ranks, the first one speaks
+    console = Terminal(soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")  # of the ranks, the first one speaks
     outcome = (launch or work)(recipe, resume, Screen(recipe, console))
     if outcome.signal is not None:
         console.print(f"stopped after step {outcome.step}, saved; the same command resumes from here")
@@ -160,7 +159,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A line, as it is."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False)
 
     def started(self, start: Start) -> None:
         """The table of progress begins."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from sieverl.data.local import read_path
 from sieverl.errors import DataError, UsageError, nearest
 from sieverl.files import atomic_write, storing
-from sieverl.options import key_values, parse_value
+from sieverl.options import comma_separated, key_values, parse_value
 from sieverl.run_dir.parts import Parts
 from sieverl.types import JsonObject, Row, Status, Verdict, VerifierSpec
 from sieverl.verify.kept import chunk_keys, fingerprint, kept_verdicts
@@ -37,6 +37,8 @@ class Options:
     workers: int
     timeout: float
     memory_mb: int
+    network: bool
+    environment: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, default=2)
     add("--timeout", type=float, default=5.0, metavar="SECONDS")
     add("--memory-mb", type=int, default=1024)
+    add("--network", action="store_true", help="the verifier may use the network")
+    add("--environment", default="", metavar="NAME,NAME", help="environment variables that the verifier sees, too")
 
 
 def run(options: Options) -> None:
@@ -64,6 +68,8 @@ def run(options: Options) -> None:
         workers=options.workers,
         timeout_s=options.timeout,
         memory_mb=options.memory_mb,
+        network=options.network,
+        environment=comma_separated(options.environment),
     )
 
 
@@ -75,11 +81,13 @@ def verify_file(
     workers: int = 2,
     timeout_s: float = 5.0,
     memory_mb: int = 1024,
+    network: bool = False,
+    environment: Sequence[str] = (),
 ) -> Counter[Status]:
     """Score the rows of a JSONL or Parquet file and write them, in order, with the columns `reward` and `status`.
 
-    `columns` names those of the gold answer and the response; `a.b` is the field `b` of the column `a`. `workers`,
-    `timeout_s` and `memory_mb` are those of `Pool`. The output is written completely or not at all, as Parquet if its
+    `columns` names those of the gold answer and the response; `a.b` is the field `b` of the column `a`. `workers`
+    and what follows are those of `Pool`. The output is written completely or not at all, as Parquet if its
     name ends in .parquet; until then the verdicts so far are kept beside it, and the same call goes on from them.
     Returns the counts per status, which it also prints. Raises a DataError with file and line for a row that cannot be
     used, and an Alarm, after writing, if every row is an error.
@@ -89,9 +97,9 @@ def verify_file(
         raise UsageError(f"Cannot write {target}: give the name of a file in a directory that exists.")
     rows = read(source)
     pairs = [pair(row, *columns, where) for where, row in rows]
-    keys = chunk_keys(pairs, fingerprint(verifier), timeout_s, memory_mb)
+    keys = chunk_keys(pairs, fingerprint(verifier), timeout_s, memory_mb, network, environment)
     parts = Parts.of(target, keys, partial(print, file=sys.stderr))
-    with Pool(verifier, workers, timeout_s, memory_mb) as pool:
+    with Pool(verifier, workers, timeout_s, memory_mb, network, environment) as pool:
         verdicts = kept_verdicts(pool.verdicts, pairs, parts)
         reasons = pool.reasons
     scored = [{**row, "reward": v.reward, "status": v.status.value} for (_, row), v in zip(rows, verdicts, strict=True)]
@@ -155,8 +163,9 @@ def write(path: Path, rows: Sequence[Row], parquet: bool) -> None:
 
 def report(verdicts: Sequence[Verdict], reasons: Mapping[str, int], target: Path) -> None:
     """One table: how many responses have each status, and what errors said."""
-    from rich.console import Console
     from rich.table import Table
+
+    from sieverl.display.terminal import Terminal
 
     counts = Counter(verdict.status for verdict in verdicts)
     mean = sum(verdict.reward for verdict in verdicts) / max(1, len(verdicts))
@@ -164,8 +173,8 @@ def report(verdicts: Sequence[Verdict], reasons: Mapping[str, int], target: Path
     for status in Status:
         if counts[status]:
             table.add_row(status.value, f"{counts[status]}", f"{counts[status] / len(verdicts):.1%}")
-    console = Console()
+    console = Terminal()
     console.print(table)
     for reason, count in Counter(reasons).most_common(3):
-        console.print(f"{count} x {reason}", markup=False, highlight=False)
-    console.print(f"written to {target}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{count} x {reason}", highlight=False)
+    console.print(f"written to {target}", highlight=False, soft_wrap=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from sieverl.data.apart import FailedError, apart
 from sieverl.errors import DataError, UsageError
+from sieverl.text import storable
 from sieverl.types import Prompt, Tokenizer
 
 Style = Literal["auto", "chat", "plain"]
@@ -15,6 +17,8 @@ BOXED_SUFFIX = " Let's think step by step and output the final answer within \\b
 BOXED_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 SUFFIXES: Mapping[str, str] = {"boxed": BOXED_SUFFIX}
 SYSTEMS: Mapping[str, str] = {"boxed": BOXED_SYSTEM}
+PATIENCE_S = 10.0  # for the chat template to render one prompt; it takes a millisecond
+MEMORY_MB = 1024
 
 
 @dataclass(frozen=True)
@@ -63,41 +67,51 @@ def has_chat_template(tokenizer: Tokenizer) -> bool:
 
 
 def render(tokenizer: Tokenizer, prompt: Prompt, template: Template) -> list[int]:
-    """The prompt's token ids, for the model to continue; they begin with at most one begin-of-text token.
+    """The token ids of one prompt; see `render_all`."""
+    return render_all(tokenizer, [prompt], template)[0]
 
-    Raises DataError if a chat is asked for and the tokenizer has no chat template, if the template fails on the row, or
-    if the prompt has no tokens.
+
+def render_all(tokenizer: Tokenizer, prompts: Sequence[Prompt], template: Template) -> list[list[int]]:
+    """The token ids of each prompt, for the model to continue; they begin with at most one begin-of-text token.
+
+    Raises DataError if a chat is asked for and the tokenizer has no chat template, if the template fails on a row or
+    does not end, or if a prompt has no tokens.
     """
     chat = template.style == "chat" or (template.style == "auto" and has_chat_template(tokenizer))
-    ids = _chat(tokenizer, prompt, template) if chat else _plain(tokenizer, prompt, template)
+    made = _chats(tokenizer, prompts, template) if chat else [_plain(tokenizer, p, template) for p in prompts]
     bos = getattr(tokenizer, "bos_token_id", None)
-    while bos is not None and ids[:2] == [bos, bos]:
-        ids = ids[1:]
-    if not ids:
-        raise DataError(f"prompt {prompt.id} is empty: {prompt.text[:60]!r} has no tokens; drop the row")
-    return ids
+    for i, (prompt, ids) in enumerate(zip(prompts, made, strict=True)):
+        while bos is not None and made[i][:2] == [bos, bos]:
+            made[i] = made[i][1:]
+        if not ids:
+            raise DataError(f"prompt {prompt.id} is empty: {prompt.text[:60]!r} has no tokens; drop the row")
+    return made
 
 
-def _chat(tokenizer: Tokenizer, prompt: Prompt, template: Template) -> list[int]:
-    from jinja2 import TemplateError
-
+def _chats(tokenizer: Tokenizer, prompts: Sequence[Prompt], template: Template) -> list[list[int]]:
+    """The template is a program of whoever made the model: it runs in a process that can be killed."""
     if not has_chat_template(tokenizer):
         name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
         raise DataError(f"the tokenizer of {name} has no chat template; use the template style plain (or auto)")
-    messages = template.messages(prompt)
+    from transformers.utils import chat_template_utils  # noqa: F401 (so that no copy of this process has to)
+
+    def rendered(prompt: Prompt) -> str:
+        return str(tokenizer.apply_chat_template(template.messages(prompt), tokenize=False, add_generation_prompt=True))
+
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in messages)
+        texts = list(apart(rendered, prompts, PATIENCE_S, MEMORY_MB))
+    except FailedError as error:
+        prompt = prompts[error.index]
+        roles = ", ".join(message["role"] for message in template.messages(prompt))
         raise DataError(
             f"the chat template refuses prompt {prompt.id} with the roles {roles}: {error}; "
             "leave out the system prompt or use the template style plain"
         ) from error
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return [list(tokenizer(storable(text), add_special_tokens=False)["input_ids"]) for text in texts]
 
 
 def _plain(tokenizer: Tokenizer, prompt: Prompt, template: Template) -> list[int]:
-    text = template.text(prompt)
+    text = storable(template.text(prompt))
     ids = list(tokenizer(text)["input_ids"])
     # Some tokenizers append the end-of-text token to every text; the model must not see the prompt end with it.
     eos, name = getattr(tokenizer, "eos_token_id", None), getattr(tokenizer, "eos_token", None)

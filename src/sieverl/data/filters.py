@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from sieverl.data.chat import SUFFIXES, Template, render
+from sieverl.data.chat import SUFFIXES, Template, render_all
 from sieverl.data.rows import Dropped
 from sieverl.types import Prompt, Row, Tokenizer, Verdict
 
@@ -35,8 +35,12 @@ def sift(prompts: Iterable[Prompt], reason: str, fault: Callable[[Prompt], str |
 def too_long(prompts: Iterable[Prompt], tokenizer: Tokenizer, template: Template, max_tokens: int) -> Sifted:
     """Drops prompts of more than `max_tokens` tokens, counted with the chat template and the suffix."""
 
+    prompts = list(prompts)
+    tokens = render_all(tokenizer, prompts, template)
+    lengths = {prompt.id: len(ids) for prompt, ids in zip(prompts, tokens, strict=True)}
+
     def fault(prompt: Prompt) -> str | None:
-        length = len(render(tokenizer, prompt, template))
+        length = lengths[prompt.id]
         return f"{length} tokens, more than {max_tokens}" if length > max_tokens else None
 
     return sift(prompts, "too long", fault)

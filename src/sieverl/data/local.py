@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from sieverl.errors import DataError, first_line
+from sieverl.text import storable
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
+DEEPEST = 100  # levels of lists and objects in a row; libraries and JSON itself give up at some hundreds
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
 
 
@@ -55,9 +57,29 @@ def _parse(text: bytes, where: str) -> RawRow:
         row = json.loads(text)
     except (ValueError, RecursionError) as error:
         return RawRow(where, None, f"not JSON ({error or 'nested too deeply'})")
+    return _checked(row, where)
+
+
+def _checked(row: object, where: str) -> RawRow:
+    """The row of a JSON value, without the lone surrogates that JSON can write (`"\\ud800"`) and nothing can store."""
     if not isinstance(row, dict):
         return RawRow(where, None, f"a JSON object is expected, not {type(row).__name__}")
-    return RawRow(where, row)
+    try:
+        return RawRow(where, {storable(key): _clean(value, DEEPEST) for key, value in row.items()})
+    except RecursionError as error:
+        return RawRow(where, None, str(error))
+
+
+def _clean(value: object, levels: int) -> object:
+    if isinstance(value, str):
+        return storable(value)
+    if not isinstance(value, dict | list):
+        return value
+    if not levels:
+        raise RecursionError(f"nested too deeply: more than {DEEPEST} levels")
+    if isinstance(value, list):
+        return [_clean(item, levels - 1) for item in value]
+    return {storable(key): _clean(item, levels - 1) for key, item in value.items()}
 
 
 def _lines(path: Path) -> Iterator[RawRow]:
@@ -70,15 +92,13 @@ def _lines(path: Path) -> Iterator[RawRow]:
 def _json(path: Path) -> Iterator[RawRow]:
     try:
         content = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         yield from _lines(path)  # some .json files hold one object per line
         return
     if isinstance(content, dict) and isinstance(content.get("data"), list):
         content = content["data"]
     for number, row in enumerate(content if isinstance(content, list) else [content], 1):
-        valid = isinstance(row, dict)
-        problem = "" if valid else f"a JSON object is expected, not {type(row).__name__}"
-        yield RawRow(f"{path}: row {number}", row if valid else None, problem)
+        yield _checked(row, f"{path}: row {number}")
 
 
 def _parquet(path: Path) -> Iterator[RawRow]:

@@ -154,7 +154,7 @@ def _load_tokenizer(name: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"no tokenizer can be loaded from {name!r} ({first_line(error)}); give a directory that has one"

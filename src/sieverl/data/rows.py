@@ -70,7 +70,8 @@ def _make_prompt(
             return Dropped(number, raw.where, "malformed", detail, row)
         text = next(m["content"] for m in reversed(messages) if m["role"] == "user")
     else:
-        messages, text = None, "" if question is None else str(question)
+        missing = question is None or question != question  # NaN, which Parquet files have for null
+        messages, text = None, "" if missing else str(question)
     if not text.strip():
         return Dropped(number, raw.where, "empty prompt", f"column {prompt_column!r} is empty", row)
     given = column_value(row, answer_column)

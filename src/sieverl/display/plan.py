@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from sieverl.planning.plan import Choice, Plan
@@ -43,7 +42,7 @@ def show(plan: Plan, found: Sequence[Choice], best: Choice | None, console: Cons
     """Print memory and time of the recipe as it is, then the ways to lay it out and the fastest that fits."""
     work, gpu = plan.work, plan.machine
     console.print(
-        f"{escape(plan.shape.name)}: {plan.shape.parameters:,} parameters, {plan.setting.dtype}; "
+        f"{plan.shape.name}: {plan.shape.parameters:,} parameters, {plan.setting.dtype}; "
         f"{plan.setting.gpus} x {gpu.name} {gpu.memory / 1e9:g} GB, {gpu.flops / 1e12:g} TFLOP/s, "
         f"{gpu.bandwidth / 1e9:g} GB/s\n"
         f"a step: {work.prompts} prompts x {work.samples} responses of {work.lengths.mean:.0f} tokens (at most "

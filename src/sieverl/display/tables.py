@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from sieverl.errors import UsageError
@@ -24,9 +23,7 @@ def show(result: Result, path: Path, console: Console) -> None:
     """The table of one benchmark."""
     about, sampling = result["benchmark"], result["sampling"]
     how = "greedy" if sampling["greedy"] else f"temperature {sampling['temperature']:g}"
-    table = Table(
-        title=f"{escape(result['model']['name'])} on {escape(about['name'])}: {about['prompts']} prompts, {how}"
-    )
+    table = Table(title=f"{result['model']['name']} on {about['name']}: {about['prompts']} prompts, {how}")
     for column in ("", "value", "95% interval"):
         table.add_column(column, justify="right" if column else "left")
     for name, score in result["scores"].items():
@@ -41,21 +38,21 @@ def show(result: Result, path: Path, console: Console) -> None:
     console.print(table)
     if about["prompts"] == 1:
         console.print("one prompt says nothing about others: the intervals are 0 to 100%", style="yellow")
-    console.print(f"result: {escape(str(path))}\n")
+    console.print(f"result: {path}\n")
 
 
 def overview(results: Sequence[Result], console: Console) -> None:
     """One line a benchmark."""
     k = results[0]["sampling"]["k"]
     names = [f"pass@{k}", f"maj@{k}"] if k > 1 else []
-    table = Table(title=f"{escape(results[0]['model']['name'])}, 95% intervals of avg@{k}")
+    table = Table(title=f"{results[0]['model']['name']}, 95% intervals of avg@{k}")
     for column in ("benchmark", "prompts", f"avg@{k}", "95%", *names, "tokens", "truncated"):
         table.add_column(column, justify="left" if column == "benchmark" else "right", no_wrap=True)
     for result in results:
         scores, shares = result["scores"], result["shares"]
         average = scores[f"avg@{k}"]
         table.add_row(
-            escape(result["benchmark"]["name"]),
+            result["benchmark"]["name"],
             f"{result['benchmark']['prompts']}",
             f"{average['value']:.1%}",
             f"{100 * average['low']:.0f} to {100 * average['high']:.0f}",
@@ -79,17 +76,17 @@ def compare(first: Path, second: Path, console: Console) -> None:
         ]
         raise UsageError(f"{names[0]} and {names[1]} have no prompt in common; compare results of one benchmark")
     for label, path, result in (("A", first, a), ("B", second, b)):
-        console.print(f"{label}: {escape(str(path))}, {escape(result['model']['name'])}")
+        console.print(f"{label}: {path}, {result['model']['name']}")
     sizes = a["benchmark"]["prompts"], b["benchmark"]["prompts"]
     if set(sizes) != {len(rows)}:
         console.print(
             f"only the {len(rows)} prompts in common are compared, of {sizes[0]} and {sizes[1]}", style="yellow"
         )
     different = "; ".join(differences(a, b))
-    console.print(f"settings that differ (A / B): {escape(different)}" if different else "the settings are the same")
+    console.print(f"settings that differ (A / B): {different}" if different else "the settings are the same")
     if a["model"]["sha256"] == b["model"]["sha256"]:
         console.print("the weights are the same")
-    table = Table(title=f"{escape(a['benchmark']['name'])}, {len(rows)} prompts, paired by prompt")
+    table = Table(title=f"{a['benchmark']['name']}, {len(rows)} prompts, paired by prompt")
     for column in ("", "A", "B", "B - A", "95% interval"):
         table.add_column(column, justify="right" if column else "left")
     found = paired(rows, a["sampling"]["k"], b["sampling"]["k"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sieverl.data.chat import Template, has_chat_template, render
+from sieverl.data.chat import Template, has_chat_template, render_all
 from sieverl.engines.builtin import BuiltinEngine
 from sieverl.errors import UsageError
 from sieverl.evaluation.results import sha256
@@ -49,7 +49,7 @@ class Subject:
 
     def render(self, task: Task) -> list[list[int]]:
         """The token ids of each prompt. Raises a UsageError where prompt and response exceed the context."""
-        tokens = [render(self.policy.tokenizer, prompt, self.template) for prompt in task.prompts]
+        tokens = render_all(self.policy.tokenizer, task.prompts, self.template)
         _check_context(self.policy, task, tokens)
         check_ids(self.policy.causal, self.policy.tokenizer, tokens)
         return tokens

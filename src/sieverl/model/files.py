@@ -7,6 +7,7 @@ load another model than the one that was saved. Every error is one line, without
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from sieverl.download import download
 from sieverl.errors import DataError, SieveRLError, UsageError, first_line, nearest
-from sieverl.model import attention
+from sieverl.model import attention, untrusted
 from sieverl.model.types import CausalModel
 from sieverl.types import Tokenizer
 
@@ -25,6 +27,7 @@ TABLES = (
     *("adapter_config.json", "model.safetensors.index.json"),
 )
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.spm")  # weights, tables, tokenizer
 POINTER = b"version https://git-lfs"
 
 
@@ -104,6 +107,13 @@ def is_local(path: str) -> bool:
     return local
 
 
+def local_folder(path: str) -> Path:
+    """The directory of a model; a Hub id is downloaded whole, so that what is checked is what is loaded."""
+    if is_local(path):
+        return Path(path)
+    return download(path, "model", only=FILES, ignore=("*/*", "consolidated*"))
+
+
 def check_tables(folder: Path) -> None:
     """Raise a DataError for a JSON file that is not JSON, and for a Git LFS pointer in place of a file."""
     for file in sorted(folder.iterdir()):
@@ -116,17 +126,20 @@ def check_tables(folder: Path) -> None:
         if file.is_file():
             try:
                 table = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
+            except (ValueError, RecursionError, OSError) as error:
                 raise DataError(f"{file} is not valid JSON: {error}; copy it again") from error
             if not isinstance(table, dict):
                 raise DataError(f"{file} is not a JSON object, but {type(table).__name__}; copy it again")
+            for key in ("fast_tokenizer_files", "transformers_weights"):
+                named = table.get(key) or []
+                untrusted.check_beside(named if isinstance(named, list) else [named], file, key)
 
 
-def check_config(path: str) -> None:
+def check_config(path: Path) -> None:
     """Raise a DataError unless it is a causal LM that transformers has, in full precision, without its own code."""
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 
-    with loading(path, "config"):
+    with loading(str(path), "config"):
         config, _ = PreTrainedConfig.get_config_dict(path)
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method", "bitsandbytes") if isinstance(quantization, dict) else quantization
@@ -147,40 +160,45 @@ def check_config(path: str) -> None:
 
 
 def check_weights(folder: Path) -> None:
-    """Raise a DataError unless the weights are there, as complete safetensors files."""
+    """Raise a DataError unless the weights are there, as whole safetensors files, and enough for the config."""
+    sizes = [size for file in weight_files(folder) for size in tensor_sizes(file).values()]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    untrusted.check_sizes(config, folder, len(sizes), sum(sizes))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model. Raises a DataError without any."""
     index = folder / INDEX
     if (folder / WEIGHTS).is_file():
-        files = [folder / WEIGHTS]
-    elif index.is_file():
+        return [folder / WEIGHTS]
+    if index.is_file():
         parts = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
         if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
             raise DataError(f"{index} has no weight_map of names to files; copy it again")
-        files = [folder / part for part in sorted(set(parts.values()))]
-    elif pickled := next(
-        (file for pattern in ("*.bin", "*.pt", "*.pth") for file in sorted(folder.glob(pattern))), None
-    ):
+        untrusted.check_beside(list(parts.values()), index, "weight_map")
+        return [folder / part for part in sorted(set(parts.values()))]
+    if pickled := next((file for pattern in ("*.bin", "*.pt", "*.pth") for file in sorted(folder.glob(pattern))), None):
         raise DataError(
             f"{pickled} is a pickle, which can run code when it is read; convert it to safetensors (save_pretrained)"
         )
-    else:
-        raise DataError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX}; copy them next to its config.json")
-    for file in files:
-        tensor_names(file)
+    raise DataError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX}; copy them next to its config.json")
 
 
-def tensor_names(file: Path) -> set[str]:
-    """The names in a safetensors file. Raises a DataError unless it is complete and in full precision."""
+def tensor_sizes(file: Path) -> dict[str, int]:
+    """How many numbers each tensor of a safetensors file has. Raises a DataError for a damaged or a quantised one."""
     if not file.is_file():
         raise DataError(f"the weights {file} are missing; copy them again (adapters and models as safetensors)")
     try:
         with safe_open(file, "pt") as weights:
-            dtypes = {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118 (no dict)
+            slices = {name: weights.get_slice(name) for name in weights.keys()}  # noqa: SIM118 (no dict)
+            dtypes = {name: part.get_dtype() for name, part in slices.items()}
+            sizes = {name: math.prod(part.get_shape()) for name, part in slices.items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{file} is damaged: {error}; copy it again") from error
     for name, dtype in dtypes.items():
         if dtype.startswith("F") and dtype not in FULL_PRECISION:
             raise DataError(f"{file} is quantized ({name} is {dtype}): weights are trained in full precision")
-    return set(dtypes)
+    return sizes
 
 
 def check_complete(path: str, **faults: Iterable[str]) -> None:

@@ -9,14 +9,12 @@ from pathlib import Path
 import torch
 
 from sieverl.assets import BASE
-from sieverl.download import download
 from sieverl.errors import DataError
+from sieverl.model.files import local_folder
 from sieverl.model.load import base_model_of_adapters, choose_device, load_policy, load_tokenizer
 from sieverl.model.policy import Policy
 from sieverl.model.types import CausalModel
 from sieverl.run_dir import manifest
-
-FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")  # weights, configuration, tokenizer
 
 
 def find_model(name: str) -> tuple[str, Path | None]:
@@ -30,7 +28,7 @@ def find_model(name: str) -> tuple[str, Path | None]:
     if not path.is_dir():
         if path.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
             raise DataError(f"there is no model {name}: give a directory, a run, a Hub id (org/name) or `base`")
-        return str(download(name, "model", only=FILES, ignore=("*/*", "consolidated*"))), None
+        return str(local_folder(name)), None
     path = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if steps := manifest.steps(path):
         path = path / f"{manifest.PREFIX}{steps[-1]}"

@@ -13,7 +13,7 @@ import torch
 
 from sieverl.distributed.allocator import keep_less
 from sieverl.errors import DataError, UsageError, first_line
-from sieverl.model import families, quantized
+from sieverl.model import families, quantized, untrusted
 from sieverl.model.files import (
     ADAPTER,
     check_attention,
@@ -22,9 +22,9 @@ from sieverl.model.files import (
     check_tables,
     check_vocabulary,
     check_weights,
-    is_local,
     loading,
-    tensor_names,
+    local_folder,
+    tensor_sizes,
 )
 from sieverl.model.policy import Policy
 from sieverl.model.types import CausalModel
@@ -56,12 +56,13 @@ def load_tokenizer(path: str) -> Tokenizer:
     """The tokenizer of a local directory or Hub id. Raises a DataError for one that makes no tokens of plain text."""
     from transformers import AutoTokenizer
 
-    if is_local(path):
-        check_tables(Path(path))
-        if not any(file for pattern in TOKENIZERS for file in Path(path).glob(pattern)):
-            raise DataError(f"{path} has no tokenizer (tokenizer.json or tokenizer.model); copy it next to the weights")
+    folder = local_folder(path)
+    check_tables(folder)
+    if not any(file for pattern in TOKENIZERS for file in folder.glob(pattern)):
+        raise DataError(f"{path} has no tokenizer (tokenizer.json or tokenizer.model); copy it next to the weights")
+    check_weights(folder)  # the tokenizer's class is looked up in the model's configuration, which builds it
     with loading(path, "tokenizer"):
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         ids = tokenizer(PLAIN_TEXT, add_special_tokens=False)["input_ids"]
     if not set(ids) - {tokenizer.unk_token_id}:
         raise DataError(
@@ -82,20 +83,21 @@ def load_model(
 
     Raises a DataError unless every parameter is in its files, a UsageError for an unknown attention `implementation`.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     keep_less()
     check_attention(implementation)
-    local = is_local(path)
-    if local:
-        check_tables(Path(path))
-    check_config(path)
-    if local:
-        check_weights(Path(path))
+    folder = local_folder(path)
+    check_tables(folder)
+    check_config(folder)
+    check_weights(folder)
     parameters = torch.float64 if dtype == "float64" else torch.float32
     with loading(path, "model", implementation):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        untrusted.forget_implementations(config)
         model, info = AutoModelForCausalLM.from_pretrained(
-            path,
+            folder,
+            config=config,
             dtype=parameters,
             attn_implementation=implementation,
             trust_remote_code=False,
@@ -115,6 +117,7 @@ def load_model(
         # copied out of the mapped file: sums depend on alignment, and a resume must give the same bits
         if p.is_floating_point():
             p.data = p.data.to(device, copy=True)
+    model.name_or_path = path  # adapters say what they belong to: the Hub id, not its place in a cache
     if quantization:
         quantized.follow_input(model)
         return model.eval()
@@ -146,7 +149,8 @@ def load_adapters(model: CausalModel, path: Path) -> CausalModel:
     from peft import PeftModel, get_peft_model_state_dict
 
     check_tables(path)
-    found = tensor_names(path / ADAPTER)
+    untrusted.check_adapters(json.loads((path / "adapter_config.json").read_text(encoding="utf-8")), path)
+    found = set(tensor_sizes(path / ADAPTER))
     with loading(str(path), "adapters"):
         model = PeftModel.from_pretrained(model, path, is_trainable=True)
         wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))

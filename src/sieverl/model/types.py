@@ -40,6 +40,7 @@ class CausalModel(Protocol):
     config: ModelConfig
     generation_config: GenerationConfig
     training: bool
+    name_or_path: str
     base_model: torch.nn.Module
 
     def __call__(self, input_ids: Tensor) -> Output: ...

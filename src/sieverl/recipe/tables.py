@@ -58,13 +58,16 @@ class Verify(BaseModel):
     workers: int = Field(2, gt=0)
     timeout_s: float = Field(5.0, gt=0)
     memory_mb: int = Field(1024, gt=0)
+    network: bool = Field(False, description="whether workers may use the network; else the system denies it if it can")
+    environment: tuple[str, ...] = Field((), description="environment variables that workers see beside the usual ones")
     graded: bool | None = Field(None, description="whether rewards are graded; by default decided from the rewards")
     correct_from: float = Field(1.0, description="the reward from which on a response counts as correct")
 
     @property
     def spec(self) -> JsonObject:
         """What `sieverl.verify.build` takes."""
-        own = ("workers", "timeout_s", "memory_mb", "graded", *(["correct_from"] if self.correct_from == 1.0 else []))
+        own = {"workers", "timeout_s", "memory_mb", "network", "environment", "graded"}
+        own |= {"correct_from"} if self.correct_from == 1.0 else set()
         return {k: v for k, v in self.model_dump().items() if k not in own}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sieverl.files import atomic_write
+from sieverl.text import storable
 from sieverl.types import Row, Status, Verdict
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class RolloutRow:
 
 
 COLUMNS = {f.name: str(f.type).removesuffix(" | None") for f in fields(RolloutRow) if f.name != "parts"}
+NULLABLE = {f.name for f in fields(RolloutRow) if str(f.type).endswith(" | None")}
+TEXTS = [name for name, kind in COLUMNS.items() if kind == "str"]
 
 
 def rollout_path(run_dir: Path, step: int, kind: Kind = "step") -> Path:
@@ -64,7 +67,8 @@ def write_rollouts(run_dir: Path, step: int, rows: Sequence[RolloutRow], kind: K
     import pyarrow.parquet as pq
 
     parts = sorted({name for row in rows for name in row.parts})
-    columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
+    columns: dict[str, list[object]] = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
+    columns |= {name: [storable(getattr(row, name)) for row in rows] for name in TEXTS}
     columns |= {f"{PART}{name}": [row.parts.get(name) for row in rows] for name in parts}
     table = pa.table(columns, schema=_schema(parts))
     atomic_write(rollout_path(run_dir, step, kind), lambda path: pq.write_table(table, path, compression="zstd"))
@@ -85,9 +89,17 @@ def read_rollouts(run_dir: Path, step: int, kind: Kind = "step") -> list[Rollout
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(rollout_path(run_dir, step, kind)).to_pylist()
-        return [_row(row) for row in rows]
-    except (OSError, pa.ArrowInvalid, TypeError):  # missing, damaged, or of another version
+        table = pq.ParquetFile(rollout_path(run_dir, step, kind)).read()
+        parts = [name.removeprefix(PART) for name in table.column_names if name.startswith(PART)]
+        needed = [table[name].null_count for name in COLUMNS if name not in NULLABLE]
+        known = {status.value for status in Status}
+        if any(needed) or not known.issuperset(table["status"].to_pylist()):
+            return []
+        table = table.select(_schema(parts).names)
+        if table.schema.types != _schema(parts).types:
+            return []
+        return [_row(row) for row in table.to_pylist()]
+    except (OSError, pa.ArrowException, KeyError, TypeError):  # missing, damaged, or of another version
         return []
 
 

@@ -113,7 +113,7 @@ def check_verifier(recipe: Recipe) -> None:
 def build_pool(recipe: Recipe, prompts: Sequence[Prompt]) -> Pool:
     """The verifier's workers, once the gold answers of a sample of the prompts verify: else rewards mean nothing."""
     limits = recipe.verify
-    pool = Pool(limits.spec, limits.workers, limits.timeout_s, limits.memory_mb)
+    pool = Pool(limits.spec, limits.workers, limits.timeout_s, limits.memory_mb, limits.network, limits.environment)
     wanted = recipe.data.check_gold
     chosen = prompts[:: max(1, len(prompts) // wanted)][:wanted] if wanted else []
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from sieverl.data import Template, load_prompts, render
+from sieverl.data import Template, load_prompts
+from sieverl.data.chat import render_all
 from sieverl.engines.protocol import SamplingParams
 from sieverl.errors import DataError, UsageError
 from sieverl.model.load import stop_ids
@@ -49,7 +50,7 @@ def render_data(recipe: Recipe, data: TrainingData, tokenizer: Tokenizer, say: S
     """The same with token ids, as the model sees them; training prompts that are too long are refused or dropped."""
     settings, kept = recipe.data, list(data.train)
     template = Template(settings.template, settings.system, settings.suffix)
-    tokens = [render(tokenizer, p, template) for p in kept]
+    tokens = render_all(tokenizer, kept, template)
     long = [i for i, t in enumerate(tokens) if len(t) > settings.max_prompt_tokens]
     if long and settings.overlong == "error":
         raise DataError(
@@ -64,7 +65,7 @@ def render_data(recipe: Recipe, data: TrainingData, tokenizer: Tokenizer, say: S
         tokens = [t for i, t in enumerate(tokens) if i not in drop]
     if not kept:
         raise DataError(f"{settings.source}: no prompt is left to train on")
-    return TrainingData(kept, data.heldout, tokens, [render(tokenizer, p, template) for p in data.heldout])
+    return TrainingData(kept, data.heldout, tokens, render_all(tokenizer, data.heldout, template))
 
 
 def prompt_sets(recipe: Recipe, data: TrainingData, policy: Policy) -> tuple[PromptSet, PromptSet | None]:

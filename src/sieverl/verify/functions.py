@@ -16,6 +16,8 @@ from sieverl.errors import DataError, UsageError, nearest
 from sieverl.types import Row, Verdict
 from sieverl.userfile import load_file
 from sieverl.verify import extract
+from sieverl.verify.guard import guard_reasoning_gym
+from sieverl.verify.limits import IMPORT_MB
 from sieverl.verify.verifier import NO_ANSWER, Verifier, as_verdict
 
 
@@ -48,6 +50,11 @@ def load_function(path: str) -> Callable[..., object]:
     source, _, name = path.rpartition(":")
     try:
         module = load_file(source) if source.endswith(".py") else load_module(source)
+    except MemoryError as error:
+        raise UsageError(
+            f"Cannot load the verifier {path}: its import ran out of memory, of which it has verify.memory_mb and "
+            f"{IMPORT_MB} MiB more; load large things elsewhere."
+        ) from error
     except Exception as error:  # a user's file can raise anything while it is imported
         raise UsageError(f"Cannot load the verifier {path}: {type(error).__name__}: {error}.") from error
     found = getattr(module, name, None)
@@ -125,7 +132,11 @@ def reasoning_gym(task: str | None = None, after: str | None = None, correct_fro
         entry = {**row, "metadata": row_metadata(row)}
         return as_verdict(gym_scorer(name)(answer, entry), correct_from)
 
-    return Verifier(full=verify, prepare=lambda: importlib.import_module("reasoning_gym"), graded=True, gold=gym_gold)
+    def prepare() -> None:
+        importlib.import_module("reasoning_gym")
+        guard_reasoning_gym()
+
+    return Verifier(full=verify, prepare=prepare, graded=True, gold=gym_gold)
 
 
 def gym_gold(row: Row) -> str | None:

@@ -9,8 +9,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from sieverl.errors import UsageError
+from sieverl.text import storable
 from sieverl.types import Row, Status, Verdict
-from sieverl.verify.process import START_S, GarbledError, Message, Worker, fatal_error, parse_verdict
+from sieverl.verify.process import LOAD_S, START_S, GarbledError, Message, Worker, fatal_error, parse_verdict
 from sieverl.verify.registry import make_verifier
 from sieverl.verify.verifier import REFUSED, Spec
 
@@ -43,15 +44,24 @@ class Pool:
     `submit` returns at once. What the cheap path of the verifier decides never leaves this process; the rest goes to
     `workers` processes. Each response has `timeout_s` seconds and `memory_mb` MiB of memory beyond the imports. One
     that exceeds a limit gets the status `verifier_timeout` or `verifier_error` and is counted; it does not stop the
-    run. Raises UsageError for limits or a specification that cannot work and for a worker that does not start,
-    DataError for a row that cannot be used.
+    run. A worker has no `network` where the system can deny it, and of the environment only what programs need to
+    start, and the variables named in `environment`. Raises UsageError for limits or a specification that cannot work
+    and for a worker that does not start, DataError for a row that cannot be used.
 
     >>> with Pool({"name": "math"}) as pool:
     ...     [verdict.reward for verdict in pool.verdicts([(r"\boxed{4}", {"answer": "4"}), ("four", {"answer": "4"})])]
     [1.0, 0.0]
     """
 
-    def __init__(self, spec: Spec, workers: int = 2, timeout_s: float = 5.0, memory_mb: int = 1024) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        workers: int = 2,
+        timeout_s: float = 5.0,
+        memory_mb: int = 1024,
+        network: bool = False,
+        environment: Sequence[str] = (),
+    ) -> None:
         if workers < 1 or timeout_s <= 0 or memory_mb < 1:
             raise UsageError(
                 f"verify.workers is {workers}, timeout_s {timeout_s}, memory_mb {memory_mb}; each must be above 0."
@@ -59,7 +69,8 @@ class Pool:
         self.verifier = make_verifier(spec)
         self.timeouts = self.errors = self.restarts = 0
         self.reasons: Counter[str] = Counter()
-        self._config: Message = {"spec": spec, "timeout_s": timeout_s, "memory_mb": memory_mb}
+        self._config: Message = {"spec": spec, "timeout_s": timeout_s, "memory_mb": memory_mb, "network": network}
+        self._environment = tuple(environment)
         self._limit, self._timeout_s = workers, timeout_s
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
@@ -169,7 +180,7 @@ class Pool:
                 self._discard(worker)
 
     def _start(self) -> Worker:
-        worker = Worker()
+        worker = Worker(self._environment)
         with self._changed:
             self._workers.add(worker)
             closed = self._closed
@@ -178,6 +189,8 @@ class Pool:
         try:
             worker.send(self._config, START_S)
             ready = worker.receive(START_S)
+            if "started" in ready:
+                ready = self._loaded_by(worker)
         except GarbledError as error:
             self._discard(worker)
             raise UsageError(f"The verifier wrote to its worker's channel while it was loaded: {error}.") from error
@@ -195,6 +208,17 @@ class Pool:
             self._loaded, self._declared = True, graded if isinstance(graded, bool) else None
             self._changed.notify_all()
         return worker
+
+    def _loaded_by(self, worker: Worker) -> Message:
+        """What a worker says when it has imported the user's file."""
+        try:
+            return worker.receive(LOAD_S)
+        except TimeoutError as error:
+            self._discard(worker)
+            raise UsageError(
+                f"The verifier {self._config['spec']} did not load in {LOAD_S:g} s; what its file does while it is "
+                "imported must end: leave slow work to the first call."
+            ) from error
 
     def _discard(self, worker: Worker) -> None:
         with self._changed:
@@ -259,7 +283,7 @@ class Pool:
         """The verdict that a worker replied; what went wrong instead is counted. Raises GarbledError."""
         if "error" not in reply:
             return parse_verdict(reply)
-        reason = str(reply["error"])
+        reason = storable(str(reply["error"]))
         with self._changed:
             self.errors += 1
             known = len(self.reasons) < REASONS or reason in self.reasons

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -19,12 +20,20 @@ import psutil
 
 import sieverl
 from sieverl.errors import DataError, SieveRLError, UsageError
+from sieverl.text import storable
 from sieverl.types import Row, Status, Verdict
 
 Message = dict[str, object]  # one JSON object on one line; its keys are checked where they are used
 START_S = 120.0  # seconds for a worker to start, which a cold disk under load can take
+LOAD_S = 60.0  # seconds for a user's file to be imported
 MARK = "SIEVERL_WORKER"  # an environment variable of a worker, inherited by the processes that it starts
 LONGEST = 2**20  # most bytes of a reply; those of our worker are far shorter
+# Of the parent's environment a worker has what finds its files and libraries, and nothing that could be a secret.
+INHERITED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|TMPDIR|LANG|LANGUAGE|LC_\w+|LD_LIBRARY_PATH|DYLD_LIBRARY_PATH|VIRTUAL_ENV|"
+    r"CONDA_PREFIX|PYTHON(PATH|HOME|UTF8|IOENCODING|WARNINGS|DONTWRITEBYTECODE|PYCACHEPREFIX)|CUDA_VISIBLE_DEVICES|"
+    r"HF_HOME|HF_HUB_CACHE|HF_HUB_OFFLINE|XDG_CACHE_HOME|COVERAGE_\w+"
+)
 ROUNDS = 100  # most times to look for processes to kill, 10 ms apart
 
 
@@ -38,12 +47,14 @@ class Worker:
     Every request has an id, the worker's random mark and a number, and its reply has the same id.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, variables: Sequence[str] = ()) -> None:
+        """Start it. `variables` are the names of environment variables that it has beside the usual ones."""
         ours, theirs = socket.socketpair()
         self.mark = secrets.token_hex(8)
         # The worker must find this package, however this process did; -P keeps user files from shadowing modules.
         path = [str(Path(sieverl.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-        env = os.environ | {
+        env = {name: text for name, text in os.environ.items() if INHERITED.fullmatch(name) or name in variables}
+        env |= {
             "PYTHONPATH": os.pathsep.join(filter(None, path)),
             "PYTHONHASHSEED": "0",
             "OMP_NUM_THREADS": "1",
@@ -140,8 +151,10 @@ def parse_verdict(reply: Message) -> Verdict:
     try:
         found = reply["verdict"]
         reward, correct, status, parts = found if isinstance(found, list) else []
-        return Verdict(float(reward), bool(correct), Status(status), dict(parts))
-    except (KeyError, TypeError, ValueError) as error:
+        return Verdict(
+            float(reward), bool(correct), Status(status), {storable(name): value for name, value in parts.items()}
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise GarbledError(f"{str(reply)[:60]}, which is no verdict") from error
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from sieverl.types import Row, Verdict
+from sieverl.verify.guard import guard_sympy
 from sieverl.verify.numbers import DEGREES, ungroup
 from sieverl.verify.rules import MathRules
 from sieverl.verify.verifier import NO_ANSWER, REFUSED, TooBig, binary, gold_answers
@@ -34,6 +35,7 @@ def prepare() -> None:
     """Import Math-Verify (half a second), and silence its warning about missing time limits: the pool sets them."""
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     importlib.import_module("math_verify")
+    guard_sympy()
 
 
 def verify_unboxed(response: str, golds: list[str], rules: MathRules) -> Verdict:

@@ -1,8 +1,9 @@
 """The worker process of the verification pool. Its standard input is a socket to the parent.
 
-Each message is one JSON value on one line. The first request is the specification with its limits, the reply
-{"ready": true, ...}; every other request is a list of [id, response, row], with one reply for each response that
-repeats its id. The process ends when the socket closes, and so with its parent.
+Each message is one JSON value on one line. The first request is the specification with its limits, the replies are
+{"started": true} and, once the user's file is imported, {"ready": true, ...}; every other request is a list of
+[id, response, row], with one reply for each response that repeats its id. The process ends when the socket closes, and
+so with its parent.
 """
 
 from __future__ import annotations
@@ -11,10 +12,8 @@ import contextlib
 import json
 import math
 import os
-import resource
 import signal
 import socket
-import sys
 import traceback
 from pathlib import Path
 from typing import TextIO
@@ -22,7 +21,8 @@ from typing import TextIO
 from sieverl.errors import DataError, SieveRLError
 from sieverl.types import Row
 from sieverl.verify import build
-from sieverl.verify.process import MARK, Message, kill_descendants
+from sieverl.verify.limits import IMPORT_MB, deny_network, limit_memory
+from sieverl.verify.process import LOAD_S, MARK, Message, kill_descendants
 from sieverl.verify.verifier import Verifier
 
 OWN = os.getpid()
@@ -54,11 +54,17 @@ def serve(channel: socket.socket, lines: TextIO) -> None:
     if not first.endswith("\n"):  # the parent died before it had sent the whole line
         return
     config = json.loads(first)
+    if not config.get("network"):
+        deny_network()
+    limit_memory(config["memory_mb"] + IMPORT_MB)
+    send(channel, {"started": True})
+    signal.alarm(math.ceil(LOAD_S) + 5)  # if the import hangs and the parent is gone, the kernel ends it
     try:
         verifier = build(config["spec"])
     except SieveRLError as error:
         send(channel, fatal_message(error))
         return
+    signal.alarm(0)
     limit_memory(config["memory_mb"])
     graded = verifier.graded if verifier.graded is not None else verifier.declares()
     send(channel, {"ready": True, "graded": graded})
@@ -66,7 +72,6 @@ def serve(channel: socket.socket, lines: TextIO) -> None:
         if not line.endswith("\n"):
             return
         for id, response, row in json.loads(line):
-            # If this hangs and the parent is gone, the kernel ends it.
             signal.alarm(math.ceil(config["timeout_s"]) + 5)
             reply = verdict_message(verifier, response, row)
             signal.alarm(0)
@@ -111,17 +116,6 @@ def raised_at(error: Exception) -> str:
 def fatal_message(error: SieveRLError) -> Message:
     """The message that stops the run, since the specification or the data cannot work."""
     return {"fatal": "data" if isinstance(error, DataError) else "usage", "message": str(error)}
-
-
-def limit_memory(memory_mb: int) -> None:
-    """Allow `memory_mb` MiB beyond what the imports took. A system that cannot limit memory gets a warning instead."""
-    try:
-        with open("/proc/self/statm") as pages:
-            used = int(pages.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        limit = used + memory_mb * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    except OSError:
-        print("sieverl: this system cannot limit the verifier's memory", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""What a worker denies itself before it runs a user's code: memory beyond a limit, and the network."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import sys
+from pathlib import Path
+
+IMPORT_MB = 8192  # for the import of a user's file, beyond memory_mb: PyTorch with CUDA maps several GiB
+NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000  # flags of unshare(2)
+
+
+def limit_memory(memory_mb: int) -> None:
+    """Allow `memory_mb` MiB beyond what is used now. A system that cannot limit memory gets a warning instead."""
+    try:
+        with open("/proc/self/statm") as pages:
+            used = int(pages.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        limit = used + memory_mb * 2**20
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    except OSError:
+        print("sieverl: this system cannot limit the verifier's memory", file=sys.stderr)
+
+
+def deny_network() -> bool:
+    """Move this process and all that it starts to a network of its own, which has no device; False where it cannot.
+
+    Linux allows it to root, and to others where user namespaces are enabled. Unix sockets with a path still work.
+    """
+    try:
+        unshare = ctypes.CDLL(None, use_errno=True).unshare
+    except (AttributeError, OSError):  # not Linux
+        return False
+    if unshare(NEW_NETWORK) == 0:
+        return True
+    user, group = os.getuid(), os.getgid()
+    if unshare(NEW_USER | NEW_NETWORK) != 0:
+        return False
+    with contextlib.suppress(OSError):  # else it is nobody to itself; the kernel knows better
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+            Path("/proc/self", name).write_text(text)
+    return True
