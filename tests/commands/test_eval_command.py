@@ -93,6 +93,7 @@ def test_a_run_and_its_checkpoints_are_models(evaluate: Evaluate) -> None:
     for step in (3, 12):
         shutil.copytree(BASE, Path(f"run/checkpoints/step-{step}"))
     newest = Path("run/checkpoints/step-12")
+    (newest / "training.json").write_text("{}")
     files = {p.name: digest(p) for p in newest.iterdir()}
     (newest / "manifest.json").write_text(json.dumps(files))
     Path("run/checkpoints/latest").symlink_to("step-12")

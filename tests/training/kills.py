@@ -225,11 +225,14 @@ def harness(kills: int, cases: tuple[dict[str, Any], ...] = CASES, seed: int = 0
         codes = wait(pids, time.monotonic() + 120)
         end(pids)
         counts.runs += 1
+        before = len(counts.faults)
         name = f"{options['algorithm']}, {ranks} processes"
         if codes != [0] * ranks:
             counts.faults.append(f"{name}: ended with {codes}: {(folder / 'log').read_text()[-500:]}")
         else:
             counts.faults += [f"{name}: {fault}" for fault in differences(run_dir, undisturbed[number])]
+        for fault in counts.faults[before:]:
+            say(f"FAULT {fault}", flush=True)
         say(f"{counts.kills} kills, {counts.runs} runs, {len(counts.faults)} faults; last: {name}", flush=True)
         shutil.rmtree(run_dir)
     counts.faults += [line for line in (folder / "log").read_text().splitlines() if "damaged" in line]

@@ -16,8 +16,8 @@ from runs import NOT_EVALUATED, comparable, recipe, run_it
 from sieverl import files
 from sieverl.errors import StorageError
 from sieverl.run_dir import manifest
+from sieverl.run_dir.manifest import step_of
 from sieverl.training.loop import train
-from sieverl.training.resume import step_of
 from sieverl.training.setup import prepare
 
 RUN: dict[str, Any] = {**NOT_EVALUATED, "steps": 3, "checkpoint__keep": 1, "rollout__prompts": 2}
@@ -156,3 +156,17 @@ def test_i8_garbage_in_metrics_loses_no_other_row(tmp_path: Path) -> None:
     assert any("line 2 is damaged" in text for text in said)
     assert b"garbage" in (tmp_path / "r" / "metrics.damaged.jsonl").read_bytes()
     assert json.loads(log.read_text().splitlines()[2])["step"] == 2
+
+
+def test_what_a_kill_left_of_the_last_save_is_finished_by_the_next_start(tmp_path: Path) -> None:
+    """`latest` not yet moved, old checkpoints half deleted, one that was being replaced: found by killing."""
+    run_it(tmp_path / "r", **{**RUN, "checkpoint__keep": 9})
+    directory = tmp_path / "r" / "checkpoints"
+    (directory / "latest").unlink()
+    (directory / "latest").symlink_to("step-2")
+    (directory / "step-1").rename(directory / ".step-1.gone")
+    (directory / "step-3").rename(directory / ".step-3.old")
+    shutil.copytree(directory / "step-2", directory / ".step-4.tmp")
+    run_it(tmp_path / "r", **{**RUN, "checkpoint__keep": 9})
+    assert sorted(path.name for path in directory.iterdir()) == ["latest", "step-2", "step-3"]
+    assert (directory / "latest").resolve().name == "step-3"

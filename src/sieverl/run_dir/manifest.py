@@ -34,6 +34,15 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit() and name.isascii())
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint's folder.
+
+    >>> step_of(Path("checkpoints/step-50")), step_of(Path("checkpoints/.step-50.old"))
+    (50, 50)
+    """
+    return int(checkpoint.name.strip(".").removeprefix(PREFIX).removesuffix(".old"))
+
+
 def replaced(directory: Path, step: int) -> Path:
     """Where the checkpoint of a step is while a new one of the same step takes its place."""
     return directory / f".{PREFIX}{step}.old"

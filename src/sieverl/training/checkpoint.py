@@ -14,6 +14,7 @@ With `checkpoint.format = "sharded"` there is a folder `training/` with a file f
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -112,6 +113,23 @@ def _forget(directory: Path, step: int, settings: Checkpoint, best: int | None) 
             move(directory / f"{PREFIX}{old}", gone)
     for left in [*directory.glob(f".{PREFIX}*.gone"), *directory.glob(f".{PREFIX}*.old")]:
         remove(left)
+
+
+def settle(directory: Path, found: Path) -> None:
+    """Finish what a kill has left of a save: `found`, the checkpoint to resume from, is in its place, and `latest`."""
+    target = directory / f"{PREFIX}{manifest.step_of(found)}"
+    for stale in [*directory.glob(f".{PREFIX}*.tmp"), *directory.glob(f".{PREFIX}*.gone")]:
+        remove(stale)
+    if found != target:
+        remove(target)  # damaged
+        move(found, target)
+        sync(directory)
+    for replaced in directory.glob(f".{PREFIX}*.old"):
+        remove(replaced)
+    latest = directory / "latest"
+    if not latest.is_symlink() or os.readlink(latest) != target.name:
+        link(latest, target.name)
+        sync(directory)
 
 
 def restore(path: Path, learner: Learner) -> None:

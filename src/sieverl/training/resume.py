@@ -13,6 +13,7 @@ from sieverl.run_dir import manifest
 from sieverl.run_dir.lock import NAME as LOCK
 from sieverl.run_dir.lock import Lock
 from sieverl.run_dir.metrics import MetricsLog
+from sieverl.training import checkpoint
 from sieverl.training.prompts import Say
 from sieverl.training.state import Run
 
@@ -104,7 +105,9 @@ def open_run_dir(recipe: Recipe, resume: Resume, found: Path | None, lock: Lock,
                 f"{metrics.path}: line {', '.join(map(str, damaged))} is damaged and no longer a row; the file as it "
                 "was is kept as metrics.damaged.jsonl"
             )
-        metrics.rewind(-1 if found is None else step_of(found))
+        metrics.rewind(-1 if found is None else manifest.step_of(found))
+        if found is not None:
+            checkpoint.settle(run_dir / "checkpoints", found)
 
 
 def _aside(run_dir: Path) -> Path:
@@ -113,11 +116,6 @@ def _aside(run_dir: Path) -> Path:
     while (aside := run_dir.with_name(f"{run_dir.name}.old-{number}")).exists():
         number += 1
     return aside
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step of a checkpoint's folder."""
-    return int(checkpoint.name.strip(".").removeprefix(manifest.PREFIX).removesuffix(".old"))
 
 
 def check_same_data(run: Run, before: dict[str, str]) -> None:

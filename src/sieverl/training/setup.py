@@ -27,7 +27,6 @@ from sieverl.training.resume import (
     check_same_grades,
     checkpoint_to_resume,
     open_run_dir,
-    step_of,
 )
 from sieverl.training.sampler import Sampler
 from sieverl.training.shared import check_same_prompts, check_shared, digest_of
@@ -96,7 +95,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     )
     if found is not None:
         saved = manifest.load_state(found)
-        run.state = State.of(saved, step_of(found))
+        run.state = State.of(saved, manifest.step_of(found))
         before, run.state.data = run.state.data, digests
         check_same_data(run, before)
         checkpoint.restore(found, learner)
