@@ -151,7 +151,7 @@ def storing(what: str, where: Path, needed: int = 0) -> Iterator[None]:
         room += f", and about {needed / 1e6:,.0f} MB are needed" if needed else ""
         raise StorageError(
             f"cannot write {what} in {where}: {first_line(error)}{room}. What was there is as it was; make room, and "
-            "the same command goes on from the last checkpoint"
+            "the same command goes on from what was saved"
         ) from error
 
 

@@ -9,6 +9,7 @@ so with its parent.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import math
 import os
@@ -42,6 +43,7 @@ def main() -> None:
 def connect() -> tuple[socket.socket, TextIO]:
     """The socket to the parent and its lines, moved away from standard input and output, which user code may use."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    faulthandler.register(signal.SIGUSR1)  # the trainer asks where this process is stuck
     channel = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
