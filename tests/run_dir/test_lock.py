@@ -27,7 +27,7 @@ sys.stdin.read()
 def test_s1_the_second_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     first, second = Lock(), Lock()
     first.take(tmp_path)
-    with pytest.raises(UsageError, match=rf"another run is at work in .* \(process {os.getpid()}\)"):
+    with pytest.raises(UsageError, match=rf"another run is at work in .* \(process {os.getpid()}, this one"):
         second.take(tmp_path)
     first.close()
     second.take(tmp_path)

@@ -170,7 +170,7 @@ def scripted(directory: Path, texts: list[list[str]], name: str, steps: int, **o
 
     made.environment = replace(made.environment, engine=FakeEngine(respond))
     said = io.StringIO()
-    with made.pool:
+    with made:
         train(
             made,
             Progress(made.recipe, 0, made.declared_graded is not False, Console(soft_wrap=True, file=said)),

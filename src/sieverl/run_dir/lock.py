@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from sieverl.errors import UsageError
 
 NAME = ".lock"
+PATIENCE_S = 2.0  # for a process that is about to end, as after a restart of all ranks
 
 
 class Lock:
@@ -26,13 +28,14 @@ class Lock:
         self.close()
         file = os.open(run_dir / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file, time.monotonic() + PATIENCE_S)
         except OSError as error:
             owner = os.pread(file, 32, 0).decode(errors="replace").strip()
             os.close(file)
+            here = ", this one: leave its `with run:` first" if owner == str(os.getpid()) else ""
             raise UsageError(
-                f"another run is at work in {run_dir} (process {owner or 'unknown'}); wait for it, stop it, or use "
-                "another --run-dir"
+                f"another run is at work in {run_dir} (process {owner or 'unknown'}{here}); wait for it, stop it, or "
+                "use another --run-dir"
             ) from error
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
@@ -43,3 +46,14 @@ class Lock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _lock(file: int, deadline: float) -> None:
+    """Lock a file; raises an OSError if another process has it until the deadline."""
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
