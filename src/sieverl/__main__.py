@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -15,7 +16,12 @@ def main() -> int:
     def leave(number: int, frame: object) -> None:
         os._exit(CODES[signal.Signals(number)] if code is None else code)
 
+    def ignore() -> None:
+        for number in CODES:
+            signal.signal(number, signal.SIG_IGN)
+
     code: int | None = None
+    atexit.register(ignore)  # the last to run; then Python would forget handlers, and a signal change the exit code
     for number in CODES:
         signal.signal(number, leave)
     from sieverl.cli import main as run

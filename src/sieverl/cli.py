@@ -33,21 +33,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, one of `ExitCode`. Without `argv` the signals are its own, too."""
     # OpenMP threads that spin while they wait make every step many times slower when another program is running.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    with stop_signals() if argv is None else nullcontext(list[int]()) as seen:
-        try:
+    seen: list[int] = []
+    try:
+        with stop_signals(seen) if argv is None else nullcontext():
             code = run_command(argv)
             sys.stdout.flush()
-        except BaseException as error:
-            if seen or isinstance(error, KeyboardInterrupt):  # an import that is cut off raises errors of any type
-                return stopped(seen)
-            of_rich = isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
-            if of_rich or isinstance(error, BrokenPipeError):
-                return reader_left()
-            if not isinstance(error, SieveRLError):
-                raise
-            print(f"sieverl: {printable(str(error))}", file=sys.stderr)
-            return error.exit_code
-        return code
+    except BaseException as error:
+        if seen or isinstance(error, KeyboardInterrupt):  # an import that is cut off raises errors of any type
+            return stopped(seen)
+        of_rich = isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
+        if of_rich or isinstance(error, BrokenPipeError):
+            return reader_left()
+        if not isinstance(error, SieveRLError):
+            raise
+        print(f"sieverl: {printable(str(error))}", file=sys.stderr)
+        return error.exit_code
+    return code
 
 
 def run_command(argv: Sequence[str] | None) -> int:
@@ -67,12 +68,11 @@ def run_command(argv: Sequence[str] | None) -> int:
 
 
 @contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """The first SIGTERM or Ctrl-C is an interruption, so that files are closed and workers end; it is noted here.
+def stop_signals(seen: list[int]) -> Iterator[None]:
+    """The first SIGTERM or Ctrl-C is an interruption, so that files are closed and workers end; `seen` notes it.
 
     A second Ctrl-C leaves at once. `train` has handlers of its own while it can save.
     """
-    seen: list[int] = []
 
     def stop(number: int, frame: object) -> None:
         if seen and number == signal.SIGINT:
@@ -86,7 +86,7 @@ def stop_signals() -> Iterator[list[int]]:
     except ValueError:  # not in the main thread: its owner handles signals
         before = {}
     try:
-        yield seen
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -151,6 +151,21 @@ def test_a_signal_while_it_imports(tmp_path: Path, module: str, number: int, cod
     assert "Error" not in err
 
 
+@pytest.mark.parametrize("nth", range(8))
+def test_a_signal_while_handlers_change(tmp_path: Path, nth: int) -> None:
+    """One that came between the handler and the block that catches its exception ended as an uncaught exception."""
+    script = (
+        "import os, signal, sys\nimport sieverl.__main__\nset_handler, calls = signal.signal, []\n"
+        "def then_send(number, handler):\n    before = set_handler(number, handler)\n    calls.append(number)\n"
+        f"    if len(calls) == {nth + 1}:\n        os.kill(os.getpid(), signal.SIGINT)\n    return before\n"
+        "signal.signal = then_send\nsys.argv[1:] = ['algorithms']\nsys.exit(sieverl.__main__.main())"
+    )
+    with started([sys.executable, "-c", script], tmp_path) as process:
+        _, err = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == (0 if nth >= 6 else 130), "the last two are set when the command has ended"
+    assert "Traceback" not in err
+
+
 def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     """The first one is caught by a command that then cleans up for ever."""
     script = (
@@ -172,8 +187,8 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
 def test_a_signal_after_the_end_changes_nothing(tmp_path: Path) -> None:
     script = (
         "import atexit, sys, time\nfrom sieverl import cli\nfrom sieverl.__main__ import main\n"
-        "cli.main = lambda: 3\n"
-        "atexit.register(lambda: (print('leaving', flush=True), time.sleep(999)))\nsys.exit(main())"
+        "def run():\n    atexit.register(lambda: (print('leaving', flush=True), time.sleep(999)))\n    return 3\n"
+        "cli.main = run\nsys.exit(main())"
     )
     with started([sys.executable, "-c", script], tmp_path) as process:
         assert process.stdout
