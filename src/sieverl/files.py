@@ -111,7 +111,7 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
         fill(temporary, write)
         sync(temporary)
         move(temporary, path)
-    except Exception:
+    except Exception:  # whatever the writer raises, nothing is left aside
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise

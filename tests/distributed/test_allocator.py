@@ -12,13 +12,14 @@ import torch
 
 from sieverl.distributed.allocator import KERNEL_CACHES, keep_less
 
-SCRIPT = """
-import sys
-from sieverl.distributed.allocator import give_back_large_tensors
-
+RESIDENT = """
 def resident():
     with open("/proc/self/status") as file:
         return next(int(row.split()[1]) for row in file if row.startswith("VmRSS")) / 1024
+"""
+SCRIPT = """
+import sys
+from sieverl.distributed.allocator import give_back_large_tensors
 
 if sys.argv[1] == "give back":
     give_back_large_tensors()
@@ -36,7 +37,7 @@ print(full - resident())
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory that Linux shows")
 def test_large_tensors_leave_no_gaps() -> None:
-    command = [sys.executable, "-c", SCRIPT]
+    command = [sys.executable, "-c", RESIDENT + SCRIPT]
     freed = [float(subprocess.check_output([*command, how], text=True)) for how in ("give back", "as it is")]
     assert freed[0] > 60, "MiB of 64"
     assert freed[1] < 40, "what it is for"
@@ -45,10 +46,6 @@ def test_large_tensors_leave_no_gaps() -> None:
 KERNELS = """
 import sys, torch
 from sieverl.distributed.allocator import keep_less
-
-def resident():
-    with open("/proc/self/status") as file:
-        return next(int(row.split()[1]) for row in file if row.startswith("VmRSS")) / 1024
 
 if sys.argv[1] == "less":
     keep_less()
@@ -67,7 +64,7 @@ print(resident() - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory that Linux shows")
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 def test_new_shapes_do_not_fill_the_memory() -> None:
-    command = [sys.executable, "-c", KERNELS]
+    command = [sys.executable, "-c", RESIDENT + KERNELS]
     inherited = {name: value for name, value in os.environ.items() if name not in KERNEL_CACHES}
     less, more = (
         float(subprocess.check_output([*command, how], text=True, env=inherited)) for how in ("less", "as it is")

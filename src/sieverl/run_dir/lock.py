@@ -23,9 +23,13 @@ class Lock:
     def __init__(self) -> None:
         self._file: int | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether it holds a directory."""
+        return self._file is not None
+
     def take(self, run_dir: Path) -> None:
         """Lock a directory that is there. Raises a UsageError that names the process which has it."""
-        self.close()
         file = os.open(run_dir / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             _lock(file, time.monotonic() + PATIENCE_S)

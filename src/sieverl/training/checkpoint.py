@@ -53,7 +53,8 @@ def save(
 ) -> None:
     """Write the checkpoint of `state["step"]`, point `latest` at it and delete those that `settings` does not keep.
 
-    `queue` has the tensors of batches that wait, the same on every rank; `best` is the step of the best evaluation.
+    `queue` has the tensors of batches that wait, the same on every rank; `best` is the step of the best evaluation,
+    if that is to be kept.
     Every rank must call this; rank 0 puts the checkpoint in its place once all have written. Raises a StorageError
     where the disk does not take it: the checkpoints before it are as they were.
     """
@@ -62,8 +63,7 @@ def save(
     needed = sum(x.nbytes for x in tensors.values()) + sum(x.nbytes for x in policy.parameters.values())
     with storing(f"the checkpoint of step {state['step']}", directory, needed):
         if world.rank == 0:
-            for stale in [*directory.glob(f".{PREFIX}*.tmp"), *directory.glob(f".{PREFIX}*.gone")]:
-                remove(stale)
+            _sweep(directory, "tmp", "gone")
             make_folder(temporary)
         world.barrier()
         fill(temporary, lambda folder: WRITERS[settings.format](folder, policy, tensors, world.rank == 0))
@@ -105,27 +105,30 @@ def _commit(directory: Path, temporary: Path, step: int) -> None:
 def _forget(directory: Path, step: int, settings: Checkpoint, best: int | None) -> None:
     """Delete the checkpoints up to `step` that need not be kept; later ones are of a run that went another way."""
     made = [s for s in manifest.steps(directory) if s <= step]
-    kept = {*made[-settings.keep :], *([best] if settings.keep_best else [])}
+    kept = {*made[-settings.keep :], best}
     for old in made:
         if old not in kept and not (settings.keep_every and old % settings.keep_every == 0):
             gone = directory / f".{PREFIX}{old}.gone"
             remove(gone)
             move(directory / f"{PREFIX}{old}", gone)
-    for left in [*directory.glob(f".{PREFIX}*.gone"), *directory.glob(f".{PREFIX}*.old")]:
-        remove(left)
+    _sweep(directory, "gone", "old")
+
+
+def _sweep(directory: Path, *endings: str) -> None:
+    """Remove what is aside under names with these endings; `manifest` says what they mean."""
+    for ending in endings:
+        for left in directory.glob(f".{PREFIX}*.{ending}"):
+            remove(left)
 
 
 def settle(directory: Path, found: Path) -> None:
     """Finish what a kill has left of a save: `found`, the checkpoint to resume from, is in its place, and `latest`."""
     target = directory / f"{PREFIX}{manifest.step_of(found)}"
-    for stale in [*directory.glob(f".{PREFIX}*.tmp"), *directory.glob(f".{PREFIX}*.gone")]:
-        remove(stale)
     if found != target:
         remove(target)  # damaged
         move(found, target)
         sync(directory)
-    for replaced in directory.glob(f".{PREFIX}*.old"):
-        remove(replaced)
+    _sweep(directory, "tmp", "gone", "old")
     latest = directory / "latest"
     if not latest.is_symlink() or os.readlink(latest) != target.name:
         link(latest, target.name)

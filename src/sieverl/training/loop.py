@@ -128,5 +128,7 @@ def save(run: Run) -> None:
     directory = run.run_dir / "checkpoints"
     queue, tensors = queue_to_saved(run)
     state = {**asdict(run.state), "queue": queue}
-    checkpoint.save(directory, run.policy, run.learner, state, run.recipe.checkpoint, tensors, best_step(run))
+    settings = run.recipe.checkpoint
+    best = best_step(run) if settings.keep_best else None
+    checkpoint.save(directory, run.policy, run.learner, state, settings, tensors, best)
     run.world.barrier()

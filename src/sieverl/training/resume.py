@@ -92,10 +92,11 @@ def open_run_dir(recipe: Recipe, resume: Resume, found: Path | None, lock: Lock,
         if resume == "never" and run_dir.exists() and any(p.name != LOCK for p in run_dir.iterdir()):
             lock.close()
             move(run_dir, _aside(run_dir))
-        make_folder(run_dir)
-        lock.take(run_dir)
-        if checkpoint_to_resume(recipe, resume, lambda text: None) != found:
-            raise UsageError(f"another run was made in {run_dir} meanwhile; the same command resumes it")
+        if not lock.held:  # the directory is new, unless another run was quicker
+            make_folder(run_dir)
+            lock.take(run_dir)
+            if _has_steps(run_dir):
+                raise UsageError(f"another run was made in {run_dir} meanwhile; the same command resumes it")
         if _difference(recipe, run_dir):  # one that made no step: what it logged is not this recipe's
             remove(run_dir / "rollouts")
         write_text(run_dir / "recipe.toml", to_toml(recipe))

@@ -29,7 +29,7 @@ from sieverl.training.resume import (
     open_run_dir,
 )
 from sieverl.training.sampler import Sampler
-from sieverl.training.shared import check_same_prompts, check_shared, digest_of
+from sieverl.training.shared import check_same_prompts, check_shared, prompts_digest
 from sieverl.training.state import Run, State
 
 
@@ -64,7 +64,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     if world.rank == 0 and Path(recipe.run_dir).is_dir():
         lock.take(Path(recipe.run_dir))
     found = checkpoint_to_resume(recipe, resume, say if world.rank == 0 else lambda text: None)
-    digests = {"train": digest_of(data.train), "heldout": digest_of(data.heldout)}
+    digests = {"train": prompts_digest(data.train), "heldout": prompts_digest(data.heldout)}
     set_threads(recipe)
     tokenizer = load_tokenizer(recipe.model.path or str(BASE))
     data = render_data(recipe, data, tokenizer, say)
@@ -103,6 +103,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
         queue = saved.get("queue", [])
         restore_queue(run, queue, checkpoint.load_queue(found))
         say(f"resuming {recipe.run_dir} at step {run.state.step} of {recipe.steps}")
+    world.barrier()  # all have read the checkpoint, which may now get another name
     if world.rank == 0:
         open_run_dir(recipe, resume, found, lock, say)
     world.barrier()

@@ -39,7 +39,7 @@ def check_shared(run_dir: Path, world: World) -> None:
         )
 
 
-def digest_of(prompts: Iterable[Prompt]) -> str:
+def prompts_digest(prompts: Iterable[Prompt]) -> str:
     """SHA-256 of what prompts ask, and of the answers and other columns that their verifier sees."""
     digest = hashlib.sha256()
     for prompt in prompts:
@@ -52,7 +52,7 @@ def check_same_prompts(prompts: Iterable[Prompt], world: World) -> None:
     """Raises a DataError on every rank if one has read other prompts than rank 0, such as a file of its own."""
     if world.size == 1:
         return
-    read = world.all_gather((socket.gethostname(), digest_of(prompts)))
+    read = world.all_gather((socket.gethostname(), prompts_digest(prompts)))
     if others := [f"rank {rank} ({host})" for rank, (host, found) in enumerate(read) if found != read[0][1]]:
         raise DataError(
             f"{', '.join(others)} read other prompts than rank 0 ({read[0][0]}); give all machines the same data.source"
