@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -10,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from types import ModuleType
+from typing import NoReturn
 
 from sieverl.commands import algorithms, data, demo, doctor, plan, train, verify
 from sieverl.commands import eval as evaluate
-from sieverl.errors import ExitCode, SieveRLError
+from sieverl.errors import ExitCode, SieveRLError, StorageError, UsageError
 from sieverl.text import printable
 
 # name -> module with `ABOUT`, `add_arguments(parser)`, `Options` (a dataclass of what they parse to) and `run(options)`
@@ -44,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         of_rich = isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
         if of_rich or isinstance(error, BrokenPipeError):
             return reader_left()
+        error = of_the_system(error)
         if not isinstance(error, SieveRLError):
-            raise
+            raise error
         print(f"sieverl: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     return code
@@ -101,6 +104,17 @@ def stopped(seen: Sequence[int]) -> ExitCode:
     return ExitCode.INTERRUPTED
 
 
+def of_the_system(error: BaseException) -> BaseException:
+    """What the system says of a file that nobody expected: a name that is too long, a folder, no permission, a fault.
+
+    Any other error is given back as it is.
+    """
+    if not isinstance(error, OSError) or error.filename is None:
+        return error
+    kind = StorageError if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS) else UsageError
+    return kind(f"cannot use {str(error.filename)[:200]}: {error.strerror}; give another file, or repair this one")
+
+
 def reader_left() -> ExitCode:
     """`sieverl ... | head`: the reader has enough. What is still buffered goes nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -111,10 +125,10 @@ def reader_left() -> ExitCode:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every subcommand."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sieverl", description="Reinforcement learning from verifiable rewards, on the responses that teach."
     )
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True, parser_class=Parser)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for name, module in COMMANDS.items():
         about: str = module.ABOUT
         module.add_arguments(commands.add_parser(name, help=about, description=about[:1].upper() + about[1:] + "."))
@@ -122,9 +136,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of a subcommand. With `takes_recipe` its help ends with every key of the recipe."""
+    """The parser of the command and its subcommands. With `takes_recipe` the help ends with every key of the recipe."""
 
     takes_recipe = False
+
+    def error(self, message: str) -> NoReturn:
+        """Say how the command is used, and leave."""
+        super().error(printable(message))
 
     def format_help(self) -> str:
         if not self.takes_recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from sieverl.errors import UsageError
@@ -16,14 +17,11 @@ def parse_value(text: str) -> Any:
     >>> parse_value("1e-5"), parse_value("true"), parse_value("grpo"), parse_value("[0.9, 0.95]"), parse_value("null")
     (1e-05, True, 'grpo', [0.9, 0.95], None)
     """
-    try:
+    with suppress(ValueError, RecursionError):
         return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        pass
-    try:
+    with suppress(ValueError, RecursionError):
         return json.loads(text)
-    except ValueError:
-        return text
+    return text
 
 
 def key_values(items: Sequence[str], option: str) -> dict[str, str]:

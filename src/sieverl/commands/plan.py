@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ABOUT = "say what a recipe needs on given GPUs, how long a step takes, and the fastest setting that fits"
 PROMPT_TOKENS = 256
+MOST_GPUS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +111,8 @@ def chosen_machine(options: Options) -> Machine:
     """The GPU that the options describe. Raises a UsageError for one that cannot be."""
     from sieverl.planning.machine import GB, GPUS
 
-    if options.gpus < 1:
-        raise UsageError(f"--gpus is {options.gpus}; a plan is for 1 GPU or more")
+    if not 1 <= options.gpus <= MOST_GPUS:
+        raise UsageError(f"--gpus is {options.gpus}; a plan is for 1 GPU or more, up to {MOST_GPUS:,}")
     if options.gpu not in GPUS:
         raise UsageError(
             f"--gpu is {options.gpu!r}.{nearest(options.gpu, GPUS)} Known are {', '.join(GPUS)}; describe another one "
@@ -120,8 +121,8 @@ def chosen_machine(options: Options) -> Machine:
     gpu = GPUS[options.gpu]
 
     def given(value: float | None, unit: float, option: str, default: float) -> float:
-        if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"{option} is {value:g}; it must be above 0")
+        if value is not None and not 1e-9 <= value <= 1e9:
+            raise UsageError(f"{option} is {value:g}; it must be above 0, and no more than 1e9")
         return default if value is None else value * unit
 
     return replace(

@@ -17,6 +17,9 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.hf_storage import SHARDED_DIR_NAME
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from sieverl.errors import CheckpointError
 
 FILE_BYTES = 5_000_000_000  # of a file of weights, about
 
@@ -46,16 +49,33 @@ def write_whole(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         shutil.rmtree(folder / SHARDED_DIR_NAME)
 
 
-def names(folder: Path) -> set[str]:
-    """The tensors in a folder."""
-    return set(HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata)
+def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The whole tensors in a folder with their shapes."""
+    found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {name: tuple(about.size) for name, about in found.items() if isinstance(about, TensorStorageMetadata)}
 
 
 def read(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fill `tensors` from the files in `folder`, each rank its part."""
+    """Fill `tensors` from the files in `folder`, each rank its part.
+
+    Raises a CheckpointError unless they have a tensor of the same shape for each.
+    """
     with _quiet():
-        reader = HuggingFaceStorageReader(str(folder))
-        dcp.load(_with_dimensions(tensors), storage_reader=reader, no_dist=not dist.is_initialized())
+        reader, targets = HuggingFaceStorageReader(str(folder)), _with_dimensions(tensors)
+        found = shapes(folder)
+        for name, tensor in targets.items():
+            check_shape(folder, name, found.get(name), tuple(tensor.shape))
+        dcp.load(targets, storage_reader=reader, no_dist=not dist.is_initialized())
+
+
+def check_shape(file: Path, name: str, found: tuple[int, ...] | None, wanted: tuple[int, ...]) -> None:
+    """Raise a CheckpointError unless the tensor of a file has the shape that the model's has."""
+    if found != wanted:
+        has = "is missing" if found is None else f"has the shape {found}"
+        raise CheckpointError(
+            f"{file}: {name} {has}, and the model's is {wanted}; this is the state of another model, restore the "
+            "right file or start in another --run-dir"
+        )
 
 
 def _with_dimensions(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -128,6 +128,10 @@ def to_json(scored: Scored) -> JsonObject:
     }
 
 
+def _is_id(token: object) -> bool:
+    return type(token) is int and 0 <= token < 2**31
+
+
 def parse(saved: JsonObject, batch: Sequence[Request], judged: str) -> Part:
     """A part of these requests. Its verdicts hold if the verifier and the rows are those of the digest `judged`.
 
@@ -138,9 +142,11 @@ def parse(saved: JsonObject, batch: Sequence[Request], judged: str) -> Part:
     for (request, sample), one in zip(asked, saved["responses"], strict=True):
         if (one["prompt"], one["sample"]) != (request.prompt_id, sample):
             raise ValueError("it has responses to other prompts")
-        tokens, truncated = [int(token) for token in one["tokens"]], bool(one["truncated"])
+        tokens, truncated, text = one["tokens"], one["truncated"], one["text"]
+        if not isinstance(truncated, bool) or not isinstance(text, str) or not all(map(_is_id, tokens)):
+            raise TypeError("a response is not text and token ids")
         rollouts.append(Rollout(request.prompt_id, sample, tokens, [], truncated, request.group, request.prompt_tokens))
         verdict = verdicts.from_json(one["verdict"])
         if verdict is not None and saved["judged"] == judged:
-            known[request.group, sample] = (str(one["text"]), verdict)
+            known[request.group, sample] = (text, verdict)
     return Part(rollouts, known, saved)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from sieverl.errors import DataError
+from sieverl.errors import DataError, first_line
 from sieverl.evaluation.measure import Record, Summary
 from sieverl.evaluation.statistics import Interval, paired_interval, pass_at
 from sieverl.files import write_text
@@ -58,6 +59,48 @@ class Result(Measured):
     versions: Mapping[str, str | None]
 
 
+class _Row(BaseModel):
+    id: int
+    prompt: str
+    correct: int = Field(ge=0)
+    majority: bool
+    lengths: list[int]
+
+
+class _Benchmark(BaseModel):
+    name: str
+    prompts: int
+
+
+class _Model(BaseModel):
+    name: str
+    dtype: str
+    sha256: str
+
+
+class _Sampling(BaseModel):
+    k: int = Field(ge=1)
+
+
+class _Compared(BaseModel):
+    """What a comparison takes from a result file, which anybody may have edited."""
+
+    benchmark: _Benchmark
+    model: _Model
+    sampling: _Sampling
+    prompt: JsonObject
+    verifier: JsonObject
+    versions: JsonObject
+    rows: list[_Row]
+
+    @model_validator(mode="after")
+    def _same_k(self) -> _Compared:
+        for row in self.rows:
+            if len(row.lengths) != self.sampling.k or row.correct > self.sampling.k:
+                raise ValueError(f"the prompt {row.id} does not have the {self.sampling.k} samples of sampling.k")
+        return self
+
+
 def row_of(prompt: Prompt, record: Record) -> ResultRow:
     """The row of one prompt."""
     return {
@@ -95,10 +138,17 @@ def read(path: Path) -> Result:
         result = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"there is no result file {path}; `sieverl eval --output {path}` writes one") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {first_line(error)}") from error
     if missing := [part for part in PARTS if not isinstance(result, dict) or part not in result]:
         raise DataError(f"{path} is no result of `sieverl eval`: it has no {missing[0]}")
+    try:
+        _Compared.model_validate(result, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(
+            f"{path} is no result of `sieverl eval`: {'.'.join(map(str, first['loc'])) or 'rows'}: {first['msg']}"
+        ) from error
     found: Result = result
     return found
 

@@ -13,6 +13,7 @@ from sieverl.types import JsonObject
 
 # Families whose decoder layer is attention (q, k, v, o) and a gated MLP (gate, up, down), and nothing else.
 FAMILIES = ("granite", "llama", "mistral", "qwen2", "qwen3", "seed_oss", "smollm3")
+LARGEST = 10**12  # of a size
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 # parts of a name that leave the sizes alone
 TUNED = frozenset(("base", "chat", "coder", "hf", "instruct", "it", "math", "meta"))
@@ -92,8 +93,11 @@ def from_config(config: Mapping[str, object], name: str) -> Shape:
     def number(key: str, default: int | None = None) -> int:
         value = config.get(key, default)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f"the configuration of {name} has {key} = {value!r}; it must be a whole number above 0")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+            raise UsageError(
+                f"the configuration of {name} has {key} = {str(value)[:80]!r}; it must be a whole number from 1 to "
+                f"{LARGEST:,}"
+            )
         return value
 
     hidden, heads = number("hidden_size"), number("num_attention_heads")
@@ -188,7 +192,7 @@ def cached_shape(name: str) -> Shape | None:
 def _read(path: Path) -> JsonObject:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read {path}: {error}; give a model's config.json") from error
     if not isinstance(config, dict):
         raise UsageError(f"{path} is not a JSON object; give a model's config.json")

@@ -9,6 +9,8 @@ from sieverl.errors import UsageError
 from sieverl.planning.lengths import Lengths
 from sieverl.recipe import Recipe
 
+MOST_RESPONSES, MOST_TOKENS = 1_000_000, 1_000_000_000
+
 
 @dataclass(frozen=True)
 class Work:
@@ -32,8 +34,13 @@ class Work:
     def __post_init__(self) -> None:
         if not 0 <= self.kept <= 1:
             raise UsageError(f"--kept is {self.kept:g}; it is a share of the responses, from 0 to 1")
-        if self.prompt_tokens < 1:
-            raise UsageError(f"--prompt-tokens is {self.prompt_tokens}; it must be at least 1")
+        if not 1 <= self.prompt_tokens <= MOST_TOKENS:
+            raise UsageError(f"--prompt-tokens is {self.prompt_tokens:.6g}; allowed: 1 to {MOST_TOKENS:,}")
+        if self.responses > MOST_RESPONSES:
+            raise UsageError(
+                f"a step of rollout.prompts = {self.prompts:,} x rollout.samples = {self.samples:,} responses cannot "
+                f"be planned: each is looked at; use at most {MOST_RESPONSES:,}"
+            )
 
     @property
     def responses(self) -> int:

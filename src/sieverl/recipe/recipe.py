@@ -16,7 +16,7 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from sieverl.errors import UsageError, nearest
+from sieverl.errors import UsageError, first_line, nearest
 from sieverl.options import parse_value
 from sieverl.recipe.tables import (
     Alarms,
@@ -40,6 +40,7 @@ RENAMED = {
     "rollout.max_rows": "rollout.max_num_seqs",
 }
 RENAMED_VALUES = {"train.reference": {"start": "initial"}}
+LARGEST = 2**63 - 1  # whole number of TOML
 Overrides = Mapping[str, object]  # dotted key -> value, or text that is parsed to one
 
 
@@ -103,6 +104,8 @@ class Recipe(Table):
                 f"distributed.{key} is an option of sharding; set distributed.strategy = 'fsdp', or leave it out"
             )
         for key, value in _numbers(self.model_dump()):
+            if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+                raise ValueError(f"{key} is a number of over 64 bits; give a smaller one")
             if not math.isfinite(value):
                 raise ValueError(f"{key} = {value} is not a finite number; give one, such as 1.0")
         return self
@@ -133,10 +136,10 @@ class Recipe(Table):
 
 
 def _numbers(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Every float with its dotted key, also inside tables and lists."""
+    """Every number with its dotted key, also inside tables and lists."""
     for key, value in table.items():
         for one in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(one, float):
+            if isinstance(one, int | float):
                 yield f"{prefix}{key}", one
             elif isinstance(one, Mapping):
                 yield from _numbers(one, f"{prefix}{key}.")
@@ -149,8 +152,8 @@ def load(path: str | Path, overrides: Overrides | None = None) -> Recipe:
         raise UsageError(f"there is no recipe {path}; `sieverl train RECIPE.toml` takes a TOML file")
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError of another kind
+        raise UsageError(f"{path} is not valid TOML: {first_line(error)}") from error
     return build(tables, overrides, str(path))
 
 

@@ -6,10 +6,12 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import NoneType
 
 from sieverl.files import append, atomic_write, write_text
 from sieverl.types import Metrics
 
+LARGEST = 2**53  # step
 EXEMPT = ("time/", "memory/", "rollout/tokens_per_second")  # what differs between identical runs
 
 
@@ -66,12 +68,13 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _row(line: bytes) -> Metrics | None:
-    """The row of one line, or None where it is none: an object with a step, a whole number."""
+    """The row of one line, or None where it is none: an object of numbers with a step, a whole number."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    is_row = isinstance(row, dict) and type(row.get("step")) is int
+    numbers = isinstance(row, dict) and all(type(value) in (int, float, NoneType) for value in row.values())
+    is_row = numbers and type(row.get("step")) is int and 0 <= row["step"] <= LARGEST
     return row if is_row else None
 
 

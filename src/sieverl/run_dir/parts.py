@@ -57,7 +57,7 @@ class Parts:
             return parse(json.loads(body))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             self.say(f"{path} is damaged ({first_line(error)}); this part is done again")
             return None
 

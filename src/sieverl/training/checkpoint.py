@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from sieverl.distributed import parts
 from sieverl.distributed.fsdp import part_like, whole
-from sieverl.errors import CheckpointError
+from sieverl.errors import CheckpointError, SieveRLError, first_line
 from sieverl.files import fill, link, make_folder, move, remove, storing, sync
 from sieverl.learner.learner import Learner
 from sieverl.model.policy import Policy
@@ -135,11 +136,25 @@ def settle(directory: Path, found: Path) -> None:
         sync(directory)
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what files of another form raise into a CheckpointError: the hashes are right, what they say is not."""
+    try:
+        yield
+    except SieveRLError:
+        raise
+    except Exception as error:  # PyTorch, safetensors and NumPy refuse them with errors of all kinds
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be resumed: {type(error).__name__}: {first_line(error)}; it is of another "
+            "version or was edited: restore it, move it away to resume from the one before, or use another --run-dir"
+        ) from error
+
+
 def restore(path: Path, learner: Learner) -> None:
     """Load the state of the optimiser (and of the critic). The policy's weights are loaded with the model."""
     learner.updates = int(load_state(path)["updates"])
     whole_file = (path / STATE).is_file()
-    found, fill = (_names, _fill) if whole_file else (parts.names, parts.read)
+    found, fill = (_shapes, _fill) if whole_file else (parts.shapes, parts.read)
     file = path / (STATE if whole_file else PARTS)
     there, targets = found(file), {}
     for prefix, parameters, optimizer in _optimized(learner):
@@ -214,21 +229,18 @@ def _on_first(tensors: Mapping[str, Tensor], first: bool) -> dict[str, Tensor]:
     return out
 
 
-def _names(file: Path) -> set[str]:
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """The tensors of a file with their shapes."""
     with safe_open(file, framework="pt") as handle:
-        return set(handle.keys())
+        return {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118 (no dict)
 
 
 def _fill(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Fill `tensors` from a file, with this rank's part where they are sharded."""
+    found = _shapes(file)
     with safe_open(file, framework="pt") as handle:
         for name, tensor in tensors.items():
-            found = tuple(handle.get_slice(name).get_shape())
-            if found != tuple(tensor.shape):
-                raise CheckpointError(
-                    f"{file}: {name} has the shape {found}, and the model's is {tuple(tensor.shape)}; this is the "
-                    "state of another model, restore the right file or start in another --run-dir"
-                )
+            parts.check_shape(file, name, found.get(name), tuple(tensor.shape))
             tensor.copy_(part_like(handle.get_tensor(name).to(tensor.device), tensor))
 
 

@@ -98,10 +98,10 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
         run.state = State.of(saved, manifest.step_of(found))
         before, run.state.data = run.state.data, digests
         check_same_data(run, before)
-        checkpoint.restore(found, learner)
         check_same_grades(run)
-        queue = saved.get("queue", [])
-        restore_queue(run, queue, checkpoint.load_queue(found))
+        with checkpoint.reading(found):
+            checkpoint.restore(found, learner)
+            restore_queue(run, saved.get("queue", []), checkpoint.load_queue(found))
         say(f"resuming {recipe.run_dir} at step {run.state.step} of {recipe.steps}")
     world.barrier()  # all have read the checkpoint, which may now get another name
     if world.rank == 0:

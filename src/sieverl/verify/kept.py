@@ -31,10 +31,11 @@ def to_json(verdict: Verdict) -> JsonObject:
 
 def from_json(value: JsonObject) -> Verdict | None:
     """The verdict again; None for one that is to be asked for again. Raises KeyError, TypeError or ValueError."""
-    status = Status(value["status"])
-    if status in PASSING:
-        return None
-    return Verdict(float(value["reward"]), bool(value["correct"]), status, dict(value["parts"]))
+    status, reward, correct, parts = Status(value["status"]), value["reward"], value["correct"], value["parts"]
+    rewards = [reward, *(part for part in parts.values() if part is not None)]
+    if not isinstance(correct, bool) or not all(type(number) in (int, float) for number in rewards):
+        raise TypeError("a verdict has a reward that is no number, or a `correct` that is neither true nor false")
+    return None if status in PASSING else Verdict(float(reward), correct, status, parts)
 
 
 def kept_verdicts(verdicts: Verdicts, pairs: Pairs, parts: Parts) -> list[Verdict]:
