@@ -258,3 +258,17 @@ def test_a_module_that_has_moved_is_named_with_its_new_place(work: Path) -> None
     Path("mine.py").write_text("from sieverl.credit import correct")
     with pytest.raises(UsageError, match=r"No module named 'sieverl.credit'; it is now sieverl\.algorithms\.credit"):
         get_algorithm("mine.py:hard")
+
+
+def test_fuzz_words_that_steer_a_terminal_are_shown_as_text(work: Path, capsys: Capture) -> None:
+    code, _, err = sieverl(capsys, "algorithms", "raft", "\x1b]0;title\x07")
+    assert code == 2
+    assert err.endswith("unknown argument \\x1b]0;title\\x07\n")
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["plan"], ["doctor", "--model"], ["eval", "--compare", "x"]])
+def test_fuzz_a_name_that_is_too_long_for_the_system(work: Path, capsys: Capture, arguments: list[str]) -> None:
+    code, _, err = sieverl(capsys, *arguments, "a" * 5000)
+    assert code in (2, 3)
+    assert err.startswith("sieverl: ")
+    assert "File name too long" in err

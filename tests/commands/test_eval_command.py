@@ -8,6 +8,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -22,6 +23,7 @@ from sieverl.recipe import load
 from sieverl.run_dir.manifest import digest
 from sieverl.training.heldout import evaluate as evaluate_run
 from sieverl.training.setup import prepare
+from sieverl.types import JsonObject
 
 Evaluate = Callable[..., tuple[int, str]]
 
@@ -254,3 +256,42 @@ def test_a_file_that_is_no_result_is_refused(evaluate: Evaluate) -> None:
         code, said = evaluate("--compare", name, name)
         assert code == 3
         assert message in said
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "expected"),
+    [
+        (("rows",), 7, "rows: Input should be a valid list"),
+        (("rows", 0), None, "rows.0"),
+        (("rows", 0, "id"), [1], "rows.0.id"),
+        (("rows", 0, "correct"), 99, "does not have the 1 samples"),
+        (("rows", 0, "correct"), -1, "rows.0.correct"),
+        (("rows", 0, "lengths"), [1, 2], "does not have the 1 samples"),
+        (("sampling", "k"), "4", "sampling.k"),
+        (("sampling", "k"), 10**30, "does not have the"),
+        (("sampling",), [], "sampling"),
+        (("model", "sha256"), {}, "model.sha256"),
+        (("versions",), None, "versions"),
+        (("benchmark",), "demo", "benchmark"),
+    ],
+)
+def test_fuzz_a_result_with_other_types_is_refused(
+    evaluate: Evaluate, place: tuple[str | int, ...], value: object, expected: str
+) -> None:
+    row = {"id": 0, "prompt": "a", "correct": 1, "majority": True, "lengths": [3], "statuses": ["correct"]}
+    model = {"name": "m", "dtype": "float32", "sha256": "0"}
+    benchmark = {"name": "demo", "prompts": 1}
+    rest: JsonObject = {"verifier": {}, "prompt": {}, "versions": {}, "scores": {}, "shares": {}}
+    result: JsonObject = {**rest, "benchmark": benchmark, "model": model, "sampling": {"k": 1}, "rows": [row]}
+    Path("a.json").write_text(json.dumps(result))
+    assert evaluate("--compare", "a.json", "a.json")[0] == 0
+    *path, last = place
+    inner: Any = result
+    for key in path:
+        inner = inner[key]
+    inner[last] = value
+    Path("b.json").write_text(json.dumps(result))
+    code, said = evaluate("--compare", "a.json", "b.json")
+    assert code == 3
+    assert said.startswith("sieverl: b.json is no result of `sieverl eval`: ")
+    assert expected in said

@@ -50,6 +50,8 @@ def test_json_has_every_number_and_options_that_the_recipe_has(capsys: Capture) 
     ("arguments", "expected"),
     [
         (["--gpus", "0"], "--gpus is 0; a plan is for 1 GPU or more"),
+        (["--gpus", "1" + "0" * 40], "a plan is for 1 GPU or more, up to 1,000,000"),
+        (["--gpu-memory", "1e300"], "no more than 1e9"),
         (["--gpu-memory", "-1"], "--gpu-memory is -1; it must be above 0"),
         (["--bandwidth", "nan"], "--bandwidth is nan"),
         (["--gpu", "H10"], "Did you mean H100?"),

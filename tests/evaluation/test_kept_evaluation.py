@@ -107,6 +107,27 @@ def test_a_damaged_part_is_sampled_again_by_name(tmp_path: Path) -> None:
     assert f"{first} is damaged (it has responses to other prompts)" in said[-1]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"tokens": [-1]}, {"tokens": [2**40]}, {"tokens": ["1"]}, {"tokens": None}, {"truncated": 0}, {"text": None}]
+    + [{"tokens": [1e999]}, {"verdict": {}}, {"verdict": None}, {"prompt": "0"}],
+)
+def test_fuzz_a_kept_response_with_other_types_is_sampled_again(tmp_path: Path, change: dict[str, object]) -> None:
+    output, said = tmp_path / "x.json", list[str]()
+    whole = evaluate(output)[0]
+    parts = parts_of(output)
+    saved = parts.read(1, lambda value: value)
+    assert saved
+    saved["responses"][0] |= change
+    parts.write(1, saved)
+    found, batches, _ = evaluate(output, said=said)
+    assert found is not None
+    assert whole is not None
+    assert found.records == whole.records
+    assert batches == 1
+    assert "is damaged" in said[0]
+
+
 def test_with_another_verifier_responses_stay_and_verdicts_are_given_anew(tmp_path: Path) -> None:
     reward = "def f(response, row):\n    return {}\n"
     spec = {"name": f"{tmp_path}/mine.py:f"}

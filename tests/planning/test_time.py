@@ -126,3 +126,17 @@ def test_a_70b_needs_an_engine_with_tensor_parallelism() -> None:
     assert best is not None
     assert best.plan.setting.engine == "vllm"
     assert best.plan.setting.tensor_parallel > 1
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"prompts": 1001, "samples": 1000}, "1,001 x rollout.samples = 1,000 responses cannot be planned"),
+        ({"samples": 2**63}, "cannot be planned"),
+        ({"prompt_tokens": 10**400}, "--prompt-tokens"),
+    ],
+)
+def test_fuzz_a_step_of_billions_of_responses_is_refused(change: dict[str, int], expected: str) -> None:
+    """It filled the memory: the length of each response is a number in a list."""
+    with pytest.raises(UsageError, match=expected):
+        replace(WORK, **change)

@@ -31,3 +31,23 @@ def test_recipes_survive_writing_and_reading(tmp_path: Path) -> None:
 def test_an_old_key_or_value_names_the_new_one(key: str, value: str, said: str) -> None:
     with pytest.raises(UsageError, match=re.escape(said)):
         load(RECIPE, {key: value})
+
+
+@pytest.mark.parametrize("text", [f"seed = {'9' * 5000}", f"steps = {'[' * 5000}", "steps = 1\xff", "steps = '"])
+def test_fuzz_numbers_of_thousands_of_digits_and_endless_brackets_are_no_toml(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.toml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match="is not valid TOML"):
+        load(tmp_path / "r.toml")
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000])
+def test_fuzz_such_an_option_is_text(value: str) -> None:
+    with pytest.raises(UsageError, match=r"steps: .* integer.*\.\.\.") as error:
+        build({}, {"steps": value})
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("key", ["steps", "rollout.prompts", "train.lr", "data.options.seed", "evaluate.options.x"])
+def test_fuzz_numbers_of_more_than_64_bits_are_refused(key: str) -> None:
+    with pytest.raises(UsageError, match=rf"{key}.* (64 bits|number)"):
+        build({}, {key: "9" * 400})

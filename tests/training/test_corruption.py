@@ -128,6 +128,32 @@ def test_i12_a_state_of_other_types(trained: Path, tmp_path: Path, change: dict[
     refused(resealed(tmp_path / "r", trained, edit), "checkpoint")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"updates": None}, {"updates": "x"}, {"queue": 7}, {"queue": [{}]}, {"queue": [None]}, {"queue": {"a": 1}}],
+    ids=str,
+)
+def test_fuzz_updates_and_waiting_batches_of_other_types(trained: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    def edit(path: Path) -> None:
+        state = json.loads((path / "training.json").read_text())
+        (path / "training.json").write_text(json.dumps(state | change))
+
+    refused(resealed(tmp_path / "r", trained, edit), "step-2 cannot be resumed: ")
+
+
+def test_fuzz_training_state_that_is_no_safetensors_file_or_lacks_a_moment(trained: Path, tmp_path: Path) -> None:
+    def spoil(path: Path) -> None:
+        (path / "training.safetensors").write_bytes(b"\xff" * 100)
+
+    def lose_a_moment(path: Path) -> None:
+        tensors = load_file(path / "training.safetensors")
+        tensors.pop(next(name for name in tensors if ".exp_avg." in name))
+        save_file(tensors, path / "training.safetensors")
+
+    refused(resealed(tmp_path / "a", trained, spoil), "step-2 cannot be resumed: ")
+    refused(resealed(tmp_path / "b", trained, lose_a_moment), r"policy\.exp_avg\..* is missing, and the model's is")
+
+
 def test_prompts_that_changed_since_the_run_began(tmp_path: Path) -> None:
     rows = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(4) for b in range(4)]
     file = tmp_path / "sums.jsonl"

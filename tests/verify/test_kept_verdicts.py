@@ -95,3 +95,16 @@ def test_a_fingerprint_knows_the_files_of_functions(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("spec", [{"name": "math", "after": "A:"}, {"name": "no:thing"}, {"name": "a b:c", "x": [1]}])
 def test_other_text_with_a_colon_is_no_file(spec: dict[str, object]) -> None:
     assert user_files(spec) == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"reward": "1"}, {"reward": None}, {"correct": 1}, {"parts": {"a": "b"}}, {"parts": []}, {"status": []}]
+)
+def test_fuzz_a_kept_verdict_with_other_types_is_given_again(tmp_path: Path, change: dict[str, object]) -> None:
+    parts = parts_of(tmp_path)
+    first = kept_verdicts(Giver(), PAIRS, parts)
+    saved = [kept.to_json(verdict) for verdict in first[:2]]
+    parts.write(0, [saved[0] | change, saved[1]])
+    giver = Giver()
+    assert kept_verdicts(giver, PAIRS, parts) == first
+    assert giver.asked == ["0", "1"], "of the five, those of the damaged chunk"

@@ -112,7 +112,7 @@ def chosen_machine(options: Options) -> Machine:
     from sieverl.planning.machine import GB, GPUS
 
     if not 1 <= options.gpus <= MOST_GPUS:
-        raise UsageError(f"--gpus is {options.gpus}; a plan is for 1 GPU or more, up to {MOST_GPUS:,}")
+        raise UsageError(f"--gpus is {str(options.gpus)[:40]}; a plan is for 1 GPU or more, up to {MOST_GPUS:,}")
     if options.gpu not in GPUS:
         raise UsageError(
             f"--gpu is {options.gpu!r}.{nearest(options.gpu, GPUS)} Known are {', '.join(GPUS)}; describe another one "

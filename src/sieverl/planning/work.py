@@ -35,7 +35,7 @@ class Work:
         if not 0 <= self.kept <= 1:
             raise UsageError(f"--kept is {self.kept:g}; it is a share of the responses, from 0 to 1")
         if not 1 <= self.prompt_tokens <= MOST_TOKENS:
-            raise UsageError(f"--prompt-tokens is {self.prompt_tokens:.6g}; allowed: 1 to {MOST_TOKENS:,}")
+            raise UsageError(f"--prompt-tokens is {str(self.prompt_tokens)[:40]}; allowed: 1 to {MOST_TOKENS:,}")
         if self.responses > MOST_RESPONSES:
             raise UsageError(
                 f"a step of rollout.prompts = {self.prompts:,} x rollout.samples = {self.samples:,} responses cannot "

@@ -205,8 +205,14 @@ def _explain(error: ValidationError, where: str) -> str:
         return f"{where}: there is no key {key!r}.{nearest(key, known)} `sieverl train --help` lists them all"
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {key + ': ' if key else ''}{message[:1].lower()}{message[1:]}" + (
-        f" (got {first['input']!r})" if key else ""
+        f" (got {_short(first['input'])})" if key else ""
     )
+
+
+def _short(value: object) -> str:
+    """A value of the user's as it was given, if it is not too long for a message."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def to_toml(recipe: Recipe) -> str:
