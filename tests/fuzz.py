@@ -24,6 +24,7 @@ from sieverl.text import printable
 SEED = int(os.environ.get("FUZZ_SEED", "0"))  # another one draws other examples
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod")
+INSIDE = ("os.remove", "os.rmdir", "os.mkdir")  # their last argument may be the folder that the path is relative to
 
 
 # --- a command, watched -----------------------------------------------------------------------------
@@ -38,7 +39,7 @@ class Written:
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         if self.on and (event in CHANGES or (event == "open" and isinstance(args[2], int) and args[2] & WRITES)):
-            folder = next((x for x in args[1:] if type(x) is int and x > 2), None) if event in CHANGES else None
+            folder = args[-1] if event in INSIDE and args[-1] >= 0 else None
             paths = args[:2] if event in ("os.rename", "os.link") else args[1:2] if event == "os.symlink" else args[:1]
             for path in paths:
                 if isinstance(path, str | bytes | os.PathLike):
@@ -174,7 +175,7 @@ def as_json(value: Any) -> bytes:
 def harmed(draw: st.DrawFn, folder: Path, names: list[str]) -> tuple[str, bytes | None]:
     """A file of `folder` and what becomes of it: other bytes, or None: it is gone."""
     name = draw(st.sampled_from(names))
-    data = (folder / name).read_bytes()
+    data = _content(folder / name)
     if name.endswith(".json") and draw(st.integers(0, 3)):
         return name, as_json(draw(edited(json.loads(data))))
     if name.endswith(".safetensors") and draw(st.integers(0, 3)):

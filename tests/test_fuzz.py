@@ -1,10 +1,11 @@
 """Recipes, command lines, rows, models and run directories as nobody meant them: one line of error, nothing lost.
 
-2,000 examples of each kind in `make test-slow`, some of them in `make test`; FUZZ_SEED draws others.
+10,000 examples in `make test-slow`, some of them in `make test`; FUZZ_SEED draws others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -25,9 +26,26 @@ from sieverl.recipe import Recipe, keys
 from sieverl.run_dir import manifest
 
 pytestmark = pytest.mark.filterwarnings("default")
-MANY = pytest.param(2000, marks=pytest.mark.slow, id="2000")
+COUNTS = {  # examples in `make test` and in `make test-slow`; those that load a model take longest
+    "recipes": (100, 4000),
+    "command_lines": (100, 4000),
+    "rows": (50, 1400),
+    "models": (20, 300),
+    "run_directories": (15, 300),
+}
 NOWHERE = ["--data.source", "nowhere.jsonl", "--evaluate.source="]
 ROWS = [{"prompt": f"{a}+1=", "answer": str(a + 1), "extra": {"of": [a]}} for a in range(3)]
+
+
+def counts(kind: str) -> pytest.MarkDecorator:
+    """The test of a kind with few examples, and with many."""
+    few, many = COUNTS[kind]
+    patient = [pytest.mark.slow, pytest.mark.timeout(3600)]
+    return pytest.mark.parametrize("count", [few, pytest.param(many, marks=patient)])
+
+
+def test_there_are_ten_thousand_examples() -> None:
+    assert sum(many for _, many in COUNTS.values()) >= 10_000
 
 
 @pytest.fixture
@@ -84,7 +102,7 @@ def without_none(value: Any) -> Any:
 COMMANDS = [["plan", "r.toml", "--gpus", "2"], ["train", "r.toml", *NOWHERE], ["train", "r.toml", *NOWHERE]]
 
 
-@pytest.mark.parametrize("count", [150, MANY, 300])
+@counts("recipes")
 def test_recipes(count: int, here: Path) -> None:
     def check(example: tuple[bytes, list[str]]) -> None:
         recipe, command = example
@@ -145,7 +163,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     return [*words, *LAST.get(command, [])]
 
 
-@pytest.mark.parametrize("count", [150, MANY, 300])
+@counts("command_lines")
 def test_command_lines(count: int, here: Path) -> None:
     (here / "r.toml").write_text("steps = 1\n")
     (here / "d.jsonl").write_text("".join(json.dumps({**row, "gold": "1", "response": "1"}) + "\n" for row in ROWS))
@@ -196,7 +214,7 @@ def row_files(draw: st.DrawFn) -> tuple[str, bytes]:
     return (name, data) if draw(st.integers(0, 4)) else (name, draw(bytes_of(data)))
 
 
-@pytest.mark.parametrize("count", [100, MANY, 300])
+@counts("rows")
 def test_rows(count: int, here: Path) -> None:
     (here / "r.toml").write_text("steps = 1\n[verify]\nworkers = 1\n")
     ours = {"g.jsonl", "o.parquet", "o.parquet.dropped.jsonl", "e.json", "r.toml", *FORMATS}
@@ -248,7 +266,7 @@ USES = [
 ]
 
 
-@pytest.mark.parametrize("count", [60, MANY, 300])
+@counts("models")
 def test_models(count: int, here: Path, tiny: Path) -> None:
     (here / "r.toml").write_text("[data]\ncheck_gold = 0\n[verify]\nworkers = 1\n")
     (here / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -294,12 +312,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
         "data": {"source": "d.jsonl", "check_gold": 0},
         "rollout": {"prompts": 2, "samples": 2, "max_tokens": 4},
         "verify": {"workers": 1},
-        "checkpoint": {"every": 1},
+        "checkpoint": {"every": 1, "keep": 9},
     }
     (folder / "r.toml").write_text(tomli_w.dumps(recipe))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert run("train", "r.toml", may_write=folder).code == 0
+        said = run("train", "r.toml", may_write=folder)
+        assert said.code == 0, said.err
     return folder
 
 
@@ -314,7 +333,7 @@ def without_picture(run_dir: Path) -> Path:
     return run_dir / "curve.png"
 
 
-@pytest.mark.parametrize("count", [60, MANY, 300])
+@counts("run_directories")
 def test_run_directories(count: int, here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sieverl.display.plot.curve", without_picture)  # it is most of the time
     names = sorted(contents(trained / "run"))
@@ -338,6 +357,20 @@ def test_run_directories(count: int, here: Path, trained: Path, monkeypatch: pyt
 
 
 def nothing_lost(before: dict[str, bytes], after: dict[str, bytes], code: int) -> None:
-    """What a refused run leaves is what it found; one that goes on may only replace what is damaged or follows."""
+    """A refused run is as it was. One that goes on, from its first or second step, has all that came before."""
     if code != 0:
         assert {**after, ".lock": b""} == {**before, ".lock": b""}
+        return
+    early = [name for name in before if name.startswith(("checkpoints/step-1/", "rollouts/step-000001"))]
+    assert {name: after.get(name) for name in early} == {name: before[name] for name in early}
+    lost = [row for row in first_rows(before) if row not in first_rows(after)]
+    assert not lost or after["metrics.damaged.jsonl"] == before["metrics.jsonl"]
+
+
+def first_rows(files: dict[str, bytes]) -> list[Any]:
+    """The rows of metrics up to the first step, as far as they are rows."""
+    rows = []
+    for line in files.get("metrics.jsonl", b"").split(b"\n"):
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict) and row.get("step") in (0, 1)]

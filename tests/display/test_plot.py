@@ -76,3 +76,13 @@ def test_smooth_by_hand() -> None:
     assert smooth([1.0, 0.0, 1.0], keep=0.5) == [1.0, 0.5, 0.75]
     assert smooth([1.0, 0.0]) == pytest.approx([1.0, 0.85])
     assert smooth([0.25] * 5) == pytest.approx([0.25] * 5)
+
+
+@pytest.mark.parametrize(
+    "change", [{"reward/mean": None}, {"select/kept_fraction": None}, {"eval_ci/a/avg@4/low": 0.9}]
+)
+def test_fuzz_a_row_that_lacks_or_contradicts_a_metric_is_no_hindrance(tmp_path: Path, change: Metrics) -> None:
+    evaluated = {"eval/a/avg@4": 0.5, "eval_ci/a/avg@4/low": 0.4, "eval_ci/a/avg@4/high": 0.6}
+    rows = [*STEPS[:2], {**step(2, 0.5), **evaluated, **change}, {"step": 3, "reward/accuracy": 0.5, "eval/a/avg@4": 1}]
+    drawn(tmp_path, rows)
+    drawn(tmp_path / "lacking", [{key: x for key, x in row.items() if key not in change} for row in rows])

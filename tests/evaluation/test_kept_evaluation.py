@@ -109,8 +109,11 @@ def test_a_damaged_part_is_sampled_again_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"tokens": [-1]}, {"tokens": [2**40]}, {"tokens": ["1"]}, {"tokens": None}, {"truncated": 0}, {"text": None}]
-    + [{"tokens": [1e999]}, {"verdict": {}}, {"verdict": None}, {"prompt": "0"}],
+    [
+        *({"tokens": [-1]}, {"tokens": [2**40]}, {"tokens": ["1"]}, {"tokens": [1e999]}, {"tokens": None}),
+        *({"truncated": 0}, {"text": None}, {"verdict": {}}, {"verdict": None}, {"prompt": "0"}),
+    ],
+    ids=str,
 )
 def test_fuzz_a_kept_response_with_other_types_is_sampled_again(tmp_path: Path, change: dict[str, object]) -> None:
     output, said = tmp_path / "x.json", list[str]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from plans import SETTING, WORK, fsdp, plan
@@ -136,7 +137,7 @@ def test_a_70b_needs_an_engine_with_tensor_parallelism() -> None:
         ({"prompt_tokens": 10**400}, "--prompt-tokens"),
     ],
 )
-def test_fuzz_a_step_of_billions_of_responses_is_refused(change: dict[str, int], expected: str) -> None:
+def test_fuzz_a_step_of_billions_of_responses_is_refused(change: dict[str, Any], expected: str) -> None:
     """It filled the memory: the length of each response is a number in a list."""
     with pytest.raises(UsageError, match=expected):
         replace(WORK, **change)

@@ -74,23 +74,24 @@ def summary(run_dir: Path, console: Console) -> None:
         return
     name, k = recipe.evaluate.name, recipe.evaluate.samples
     key = f"eval/{name}/avg@{k}"
-    evaluated = [r for r in rows if key in r]
+    ci, length = f"eval_ci/{name}/avg@{k}", f"eval/{name}/length_mean"
+    shown = (key, f"{ci}/low", f"{ci}/high", length)
+    evaluated = [r for r in rows if all(r.get(metric) is not None for metric in shown)]
     if not evaluated:
         return
     before, after = evaluated[0], evaluated[-1]
     table = Table(title=f"{recipe.algorithm}, {rows[-1]['step']} steps")
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
-    ci = f"eval_ci/{name}/avg@{k}"
 
     def accuracy(row: Metrics) -> str:
         return f"{row[key]:.1%} ({row[f'{ci}/low']:.1%} to {row[f'{ci}/high']:.1%})"
 
     table.add_row(f"held-out accuracy, avg@{k} (95%)", accuracy(before), accuracy(after))
-    table.add_row("mean response length, tokens", *(f"{r[f'eval/{name}/length_mean']:.1f}" for r in (before, after)))
-    if f"eval/{name}/kl_ref" in after:
+    table.add_row("mean response length, tokens", *(f"{r[length]:.1f}" for r in (before, after)))
+    if after.get(f"eval/{name}/kl_ref") is not None:
         table.add_row("KL to the reference policy, nats a token", "0", f"{after[f'eval/{name}/kl_ref']:.4f}")
-    trained = [r for r in rows if r.get("policy/entropy") is not None]
+    trained = [r for r in rows if None not in (r.get("policy/entropy"), r.get("select/kept_fraction"))]
     if trained:
         table.add_row("entropy, nats a token", *(f"{r['policy/entropy']:.3f}" for r in (trained[0], trained[-1])))
         kept = sum(r["select/kept_fraction"] for r in trained) / len(trained)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from sieverl.run_dir.metrics import MetricsLog
+from sieverl.types import Metrics
 
 
 def curve(run_dir: Path) -> Path:
@@ -16,29 +18,35 @@ def curve(run_dir: Path) -> Path:
 
     rows = MetricsLog(run_dir / "metrics.jsonl").rows()
     steps = [r for r in rows if "reward/accuracy" in r]
-    held = [(r["step"], k, v) for r in rows for k, v in r.items() if k.startswith("eval/") and "/avg@" in k]
+    held = [(r, k) for r in rows for k, v in r.items() if k.startswith("eval/") and "/avg@" in k and v is not None]
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(7.2, 4.0), layout="constrained")
         axes = figure.subplots()
         limits = 0.0, 1.0
         if steps:
             x = np.array([r["step"] for r in steps])
-            accuracy = np.array([r["reward/accuracy"] for r in steps])
+            accuracy = np.array(column(steps, "reward/accuracy"))
             axes.plot(x, accuracy, color="#9bbbe0", linewidth=0.9, label="training accuracy, each step")
             axes.plot(x, smooth(accuracy), color="#2a6ebb", linewidth=2.0, label="training accuracy, running mean")
-            reward = np.array([r["reward/mean"] for r in steps])
+            reward = np.array(column(steps, "reward/mean"))
             if np.abs(reward - accuracy).max() > 1e-9:
                 limits = min(0.0, *reward), max(1.0, *reward)
                 axes.plot(x, smooth(reward), color="#4c9a6a", linewidth=2.0, label="mean reward, running mean")
-            kept = np.array([r["select/kept_fraction"] for r in steps])
-            axes.plot(x, smooth(kept), color="#c98a1b", linewidth=1.4, linestyle="--", label="kept fraction")
-        for key in dict.fromkeys(k for _, k, _ in held):
-            points = [(s, v) for s, k, v in held if k == key]
+            axes.plot(
+                x,
+                smooth(column(steps, "select/kept_fraction")),
+                color="#c98a1b",
+                linewidth=1.4,
+                linestyle="--",
+                label="kept fraction",
+            )
+        for key in dict.fromkeys(k for _, k in held):
+            points = [r for r, k in held if k == key]
             ci = key.replace("eval/", "eval_ci/")
-            bounds = {r["step"]: (r[f"{ci}/low"], r[f"{ci}/high"]) for r in rows if key in r}
-            error = np.array([(v - bounds[s][0], bounds[s][1] - v) for s, v in points]).T
+            at, values = [r["step"] for r in points], np.array(column(points, key))
+            low, high = (np.array(column(points, f"{ci}/{end}")) for end in ("low", "high"))
+            error = np.maximum(0.0, [values - low, high - values])
             label = f"{key.split('/', 1)[1]}, 95% interval"
-            at, values = [s for s, _ in points], [v for _, v in points]
             axes.errorbar(at, values, yerr=error, fmt="o", color="#b3362b", capsize=3, label=label)
         axes.set(xlabel="step", ylabel="fraction", ylim=limits)
         axes.grid(alpha=0.25)
@@ -46,6 +54,15 @@ def curve(run_dir: Path) -> Path:
             axes.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         figure.savefig(run_dir / "curve.png", dpi=130)
     return run_dir / "curve.png"
+
+
+def column(rows: Iterable[Metrics], key: str) -> list[float]:
+    """A metric of each row; NaN where a row has none.
+
+    >>> column([{"step": 1, "a": 1}, {"step": 2, "a": None}, {"step": 3}], "a")
+    [1.0, nan, nan]
+    """
+    return [math.nan if (value := row.get(key)) is None else float(value) for row in rows]
 
 
 def smooth(values: Iterable[float], keep: float = 0.85) -> list[float]:
