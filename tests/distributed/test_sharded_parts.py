@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from sieverl.distributed import parts
+from sieverl.distributed.world import World
 from sieverl.errors import CheckpointError
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    parts.write(tmp_path, {"a": torch.arange(6.0).view(2, 3), "step": torch.tensor(4.0)})
+    parts.write(tmp_path, {"a": torch.arange(6.0).view(2, 3), "step": torch.tensor(4.0)}, World())
     return tmp_path
 
 
