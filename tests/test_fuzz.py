@@ -317,6 +317,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
     (folder / "r.toml").write_text(tomli_w.dumps(recipe))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("sieverl.display.plot.curve", without_picture)  # which also makes folders of Matplotlib's own
         said = run("train", "r.toml", may_write=folder)
         assert said.code == 0, said.err
     return folder
@@ -333,6 +334,7 @@ def without_picture(run_dir: Path) -> Path:
     return run_dir / "curve.png"
 
 
+@pytest.mark.slow
 @counts("run_directories")
 def test_run_directories(count: int, here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sieverl.display.plot.curve", without_picture)  # it is most of the time
