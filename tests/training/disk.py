@@ -8,6 +8,7 @@ never flushed may be cut off, too.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 from collections.abc import Iterator, Mapping
@@ -178,3 +179,12 @@ def _pick(states: list[State], how: str, chance: random.Random) -> State:
 def contents(folder: Path) -> Mapping[str, bytes]:
     """The files of a folder by their names."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def as_noted(tensors: bytes) -> tuple[object, bytes]:
+    """The header of a safetensors file, in which the order is of no account, and the bytes of its tensors."""
+    size = 8 + int.from_bytes(tensors[:8], "little")
+    header = json.loads(tensors[8:size])
+    notes = header.get("__metadata__", {})
+    header["__metadata__"] = {k: json.loads(v) if v.startswith("{") else v for k, v in notes.items()}
+    return header, tensors[size:]

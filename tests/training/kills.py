@@ -25,7 +25,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from disk import contents
+from disk import as_noted, contents
 from forked import end, start, wait
 from runs import comparable, recipe
 
@@ -89,11 +89,14 @@ STRIKES = 5  # to a run, at most
 class Counts:
     """What was seen."""
 
-    kills: int = 0
     runs: int = 0
-    phases: Counter[str] = field(default_factory=Counter)
+    struck: list[str] = field(default_factory=list)  # the phases, in turn
     variants: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
+
+    @property
+    def kills(self) -> int:
+        return len(self.struck)
 
 
 class Phase:
@@ -207,9 +210,8 @@ class Harness:
             if not struck:
                 end(pids)
                 break
-            counts.phases[struck] += 1
+            counts.struck.append(struck)
             counts.variants[variant] += 1
-            counts.kills += 1
         counts.runs += 1
         made = manifest.steps(run_dir / "checkpoints")
         complete = made[-1:] == manifest.steps(whole / "checkpoints")[-1:]
@@ -219,7 +221,8 @@ class Harness:
         if codes is None or any(codes):
             return [f"{variant}: ended with {codes}: {self.log.read_text()[-500:]}"]
         found = [f"{variant}: {fault}" for fault in differences(run_dir, whole, more=complete)]
-        shutil.rmtree(run_dir)
+        if not found:  # else it is for whoever looks for the reason
+            shutil.rmtree(run_dir)
         return found
 
 
@@ -231,13 +234,15 @@ def harness(kills: int, seed: int = 0, only: str = "", say: Any = print) -> Coun
     while counts.kills < kills:
         left = left or one.chance.sample(names := [name for name in VARIANTS if only in name], len(names))
         variant = left.pop()
-        faults = one.strike(variant, min(STRIKES, kills - counts.kills))
+        before = counts.kills
+        faults = one.strike(variant, min(STRIKES, kills - before))
         counts.faults += faults
         for fault in faults:
             say(f"FAULT {fault}", flush=True)
-        say(f"{counts.kills} kills, {counts.runs} runs, {len(counts.faults)} faults; last: {variant}", flush=True)
+        last = f"{variant}, killed while {', '.join(counts.struck[before:])}"
+        say(f"{counts.kills} kills, {counts.runs} runs, {len(counts.faults)} faults; last: {last}", flush=True)
     counts.faults += [line for line in one.log.read_text().splitlines() if "damaged" in line]
-    if not counts.faults:  # else what is left is for whoever looks for the reason
+    if not counts.faults:
         shutil.rmtree(folder)
     return counts
 
@@ -257,7 +262,10 @@ def differences(run_dir: Path, whole: Path, more: bool = False) -> list[str]:
 
 
 def checkpoints(run_dir: Path) -> dict[str, object]:
-    """The files of all checkpoints, without how long batches that wait took, and without the hash of that."""
+    """The files of all checkpoints, up to what need not be the same, and without the hashes of that.
+
+    How long batches that wait took; the order of a sharded state's notes, which safetensors leaves to chance.
+    """
     folder, found = run_dir / "checkpoints", dict[str, object]()
     for path in sorted(folder.iterdir()):
         if path.is_symlink():
@@ -269,8 +277,10 @@ def checkpoints(run_dir: Path) -> dict[str, object]:
         seconds = [batch.pop("seconds") for batch in state["queue"]]
         if seconds:
             hashes.pop(manifest.STATE)
-        found |= {f"{path.name}/{name}": content for name, content in files.items()}
-        found |= {f"{path.name}/{manifest.STATE}": state, f"{path.name}/{manifest.MANIFEST}": hashes}
+        parts = {name: as_noted(content) for name, content in files.items() if name.startswith("training/")}
+        known = {name: digest for name, digest in hashes.items() if name not in parts}
+        all_of_it = {**files, **parts, manifest.STATE: state, manifest.MANIFEST: known}
+        found |= {f"{path.name}/{name}": content for name, content in all_of_it.items()}
     return found
 
 
@@ -286,6 +296,8 @@ if __name__ == "__main__":
     parser.add_argument("--only", default="", help="variants with this in their name")
     options = parser.parse_args()
     found = harness(options.kills, options.seed, options.only)
-    print(table("phase", found.phases, [*PHASES, "between"]), table("variant", found.variants, VARIANTS), sep="\n\n")
-    print(json.dumps(vars(found)))
+    phases = Counter(found.struck)
+    print(table("phase", phases, [*PHASES, "between"]), table("variant", found.variants, VARIANTS), sep="\n\n")
+    told = {"kills": found.kills, "runs": found.runs, "phases": phases, "variants": found.variants}
+    print(json.dumps({**told, "faults": found.faults}))
     sys.exit(bool(found.faults))
