@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 
 def start(work: Callable[[int], None], ranks: int, log: Path) -> list[int]:
     """Fork the ranks of a run, each of which does `work`; their process ids."""
@@ -63,3 +65,16 @@ def end(pids: list[int]) -> None:
     for pid in pids:
         with suppress(ChildProcessError):
             os.waitpid(pid, 0)
+
+
+def left(log: Path, seconds: float = 10.0) -> list[str]:
+    """The commands of the processes that still write to the log of a run that has ended, once it had some time."""
+    deadline, found = time.monotonic() + seconds, ["?"]
+    while found and time.monotonic() < deadline:
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if os.readlink(f"/proc/{process.pid}/fd/2") == str(log):
+                    found.append(f"{process.status()} {process.pid} {' '.join(process.cmdline())}")
+        time.sleep(0.1)
+    return found

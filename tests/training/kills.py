@@ -25,8 +25,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from disk import as_noted, contents
-from forked import end, start, wait
+from disk import contents, state_of
+from forked import end, left, start, wait
 from runs import comparable, recipe
 
 from sieverl.learner.learner import Learner
@@ -221,6 +221,7 @@ class Harness:
         if codes is None or any(codes):
             return [f"{variant}: ended with {codes}: {self.log.read_text()[-500:]}"]
         found = [f"{variant}: {fault}" for fault in differences(run_dir, whole, more=complete)]
+        found += [f"{variant}: still there: {command}" for command in left(self.log)]
         if not found:  # else it is for whoever looks for the reason
             shutil.rmtree(run_dir)
         return found
@@ -230,10 +231,12 @@ def harness(kills: int, seed: int = 0, only: str = "", say: Any = print) -> Coun
     """Strike `kills` times over the variants (those with `only` in their name), all once a round, in random order."""
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
     one = Harness(folder, random.Random(seed))
-    counts, left = one.counts, list[str]()
+    counts, names = one.counts, list[str]()
     while counts.kills < kills:
-        left = left or one.chance.sample(names := [name for name in VARIANTS if only in name], len(names))
-        variant = left.pop()
+        if not names:
+            names = [name for name in VARIANTS if only in name]
+            one.chance.shuffle(names)
+        variant = names.pop()
         before = counts.kills
         faults = one.strike(variant, min(STRIKES, kills - before))
         counts.faults += faults
@@ -257,30 +260,19 @@ def differences(run_dir: Path, whole: Path, more: bool = False) -> list[str]:
     found += [name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name)]
     if more:
         found = [name for name in found if name in theirs or not name.startswith("step-")]
-    left = [path.name for path in (run_dir / "checkpoints").iterdir() if path.name.startswith(".")]
-    return found + [f"left behind: {name}" for name in left]
+    aside = [path.name for path in (run_dir / "checkpoints").iterdir() if path.name.startswith(".")]
+    return found + [f"left behind: {name}" for name in aside]
 
 
 def checkpoints(run_dir: Path) -> dict[str, object]:
-    """The files of all checkpoints, up to what need not be the same, and without the hashes of that.
-
-    How long batches that wait took; the order of a sharded state's notes, which safetensors leaves to chance.
-    """
+    """The files of all checkpoints, and where `latest` points."""
     folder, found = run_dir / "checkpoints", dict[str, object]()
     for path in sorted(folder.iterdir()):
         if path.is_symlink():
             found[path.name] = os.readlink(path)
             continue
         assert manifest.verify_manifest(path) is None
-        files = contents(path)
-        state, hashes = (json.loads(files[name]) for name in (manifest.STATE, manifest.MANIFEST))
-        seconds = [batch.pop("seconds") for batch in state["queue"]]
-        if seconds:
-            hashes.pop(manifest.STATE)
-        parts = {name: as_noted(content) for name, content in files.items() if name.startswith("training/")}
-        known = {name: digest for name, digest in hashes.items() if name not in parts}
-        all_of_it = {**files, **parts, manifest.STATE: state, manifest.MANIFEST: known}
-        found |= {f"{path.name}/{name}": content for name, content in all_of_it.items()}
+        found |= {f"{path.name}/{name}": content for name, content in state_of(contents(path)).items()}
     return found
 
 
