@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from harm import harm_all
 from launch import launch, run
 from runs import newest_step
+from safetensors import safe_open
+
+from sieverl.distributed import parts
 
 SHARDED = ("distributed.strategy=fsdp", "checkpoint.format=sharded")
 
@@ -36,3 +40,14 @@ def test_a_thousand_corruptions_of_a_sharded_checkpoint_are_all_found(tmp_path: 
     harmed = harm_all(tmp_path, tmp_path / "copies", 1000)
     assert len([name for name in harmed if name.startswith("training/shard-")]) == 2
     assert {"queue.safetensors", "model.safetensors.index.json", "manifest.json"} < set(harmed)
+
+
+def test_a_sharded_state_is_laid_out_by_name(tmp_path: Path) -> None:
+    """A restored optimiser has its tensors in another order, and ranks wrote others than before; found by killing."""
+    tensors, notes = {"step": torch.zeros(()), "exp_avg": torch.ones(2)}, []
+    for number, order in enumerate((tensors, dict(reversed(tensors.items())))):
+        parts.write(tmp_path / str(number), order)
+        (file,) = (tmp_path / str(number)).iterdir()
+        with safe_open(file, framework="pt") as handle:
+            notes.append(handle.metadata())
+    assert notes[0] == notes[1]

@@ -2,7 +2,8 @@
 
     make test-faults      (tests/training/kills.py --kills 200, with tests/ and this folder on the path)
 
-The phase in which a kill strikes is chosen in turn; the instant within it is random.
+The phase in which a kill strikes is chosen in turn; the instant within it is random. Verifiers work while responses are
+sampled, so that is one phase.
 """
 
 from __future__ import annotations
@@ -32,13 +33,11 @@ from runs import comparable, recipe
 from sieverl.learner.learner import Learner
 from sieverl.run_dir import manifest
 from sieverl.training import ahead, checkpoint, heldout, loop, setup
-from sieverl.verify import Pool
 
 PHASES = (
     "starting",
     "resuming",
     "sampling",
-    "verifying",
     "updating",
     "logging",
     "evaluating",
@@ -51,8 +50,6 @@ WHERE: tuple[tuple[str, Any, str], ...] = (
     ("resuming", setup, "open_run_dir"),
     ("sampling", ahead, "collect_rollouts"),
     ("sampling", loop, "next_batch"),
-    ("verifying", Pool, "submit"),
-    ("verifying", Pool, "collect"),
     ("updating", Learner, "score"),
     ("updating", Learner, "update"),
     ("logging", loop, "log_rollouts"),

@@ -76,8 +76,11 @@ def read(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _with_dimensions(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Numbers as vectors of one entry (views): a slice of a file has a dimension."""
-    return {name: tensor if tensor.dim() else tensor.view(1) for name, tensor in tensors.items()}
+    """Numbers as vectors of one entry (views): a slice of a file has a dimension.
+
+    By name, since their order decides which rank writes what all hold, and a restored optimiser has another one.
+    """
+    return {name: tensor if tensor.dim() else tensor.view(1) for name, tensor in sorted(tensors.items())}
 
 
 @contextmanager
