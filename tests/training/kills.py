@@ -55,7 +55,8 @@ WHERE: tuple[tuple[str, Any, str], ...] = (
     ("logging", loop, "log_rollouts"),
     ("logging", loop, "record"),
     ("evaluating", heldout, "measure"),
-    ("saving", checkpoint, "save"),
+    ("saving", checkpoint, "saving"),  # copies
+    ("saving", checkpoint, "fill"),
     ("committing", checkpoint, "_commit"),
     ("retention", checkpoint, "_forget"),
 )
