@@ -20,9 +20,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import SHARDED_DIR_NAME
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from sieverl.errors import CheckpointError
-
 from sieverl.distributed.world import World
+from sieverl.errors import CheckpointError
 
 FILE_BYTES = 5_000_000_000  # of a file of weights, about
 
