@@ -12,6 +12,7 @@ from runs import newest_step
 from safetensors import safe_open
 
 from sieverl.distributed import parts
+from sieverl.distributed.world import World
 
 SHARDED = ("distributed.strategy=fsdp", "checkpoint.format=sharded")
 
@@ -46,7 +47,7 @@ def test_a_sharded_state_is_laid_out_by_name(tmp_path: Path) -> None:
     """A restored optimiser has its tensors in another order, and ranks wrote others than before; found by killing."""
     tensors, notes = {"step": torch.zeros(()), "exp_avg": torch.ones(2)}, []
     for number, order in enumerate((tensors, dict(reversed(tensors.items())))):
-        parts.write(tmp_path / str(number), order)
+        parts.write(tmp_path / str(number), order, World())
         (file,) = (tmp_path / str(number)).iterdir()
         with safe_open(file, framework="pt") as handle:
             notes.append(handle.metadata())

@@ -55,7 +55,6 @@ WHERE: tuple[tuple[str, Any, str], ...] = (
     ("logging", loop, "log_rollouts"),
     ("logging", loop, "record"),
     ("evaluating", heldout, "measure"),
-    ("saving", checkpoint, "saving"),  # copies
     ("saving", checkpoint, "fill"),
     ("committing", checkpoint, "_commit"),
     ("retention", checkpoint, "_forget"),
@@ -68,6 +67,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ppo (a critic)": {"algorithm": "ppo"},
     "grpo, LoRA in float32": {"algorithm": "grpo", "model__lora__rank": 2, "dtype": "float32"},
     "iterative_dpo": {"algorithm": "iterative_dpo"},
+    "raft, saved in the foreground": {"algorithm": "raft", "checkpoint__background": False},
     "dapo, 2 processes": {"algorithm": "dapo", "ranks": 2},
     "grpo, sharded": {"algorithm": "grpo", "checkpoint__format": "sharded"},
     "grpo, FSDP2 sharded, 2 processes": {"algorithm": "grpo", **IN_PARTS},

@@ -14,12 +14,11 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from sieverl.errors import DataError, UsageError
 from sieverl.types import Row, Status
-from sieverl.verify import Pool, check_gold, process
+from sieverl.verify import Pool, check_gold
 
 ROW = {"answer": "4"}
 USER = """
@@ -358,18 +357,3 @@ def test_a_thousand_hostile_among_a_thousand_good():
     pool, counts = check_mixed(1000, hang=8, timeout_s=3.0)
     print(f"2008 responses, {pool.timeouts} timeouts, {pool.restarts} restarts, {dict(counts)}")
     assert pool.timeouts <= 16
-
-
-def test_a_run_that_is_killed_while_it_kills_a_worker_does_not_leave_it_stopped(monkeypatch):
-    """It looked for all that the worker had started, on the whole machine, before it killed it; found by killing."""
-    worker, seen = process.Worker(), []
-
-    def look(pid, mark, known=()):
-        deadline = time.monotonic() + 20
-        while process.is_running(psutil.Process(pid)) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        seen.append(process.is_running(psutil.Process(pid)))
-
-    monkeypatch.setattr(process, "kill_descendants", look)
-    worker.close()
-    assert seen == [False]

@@ -133,17 +133,11 @@ class Worker:
             return None
 
     def kill(self) -> None:
-        """Kill it and all that it started.
-
-        It is stopped no longer than one look takes: if this process is killed meanwhile, nobody wakes it.
-        """
-        started = list[psutil.Process]()
+        """Kill it and all that it started."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGSTOP)  # so that it starts nothing more
-            with contextlib.suppress(psutil.Error):
-                started = psutil.Process(self.process.pid).children(recursive=True)
-            self.process.kill()
-        kill_descendants(self.process.pid, self.mark, started)
+        kill_descendants(self.process.pid, self.mark)
+        self.process.kill()
 
     def close(self) -> None:
         """Kill it, wait for its end and close the socket."""
@@ -169,13 +163,10 @@ def fatal_error(reply: Message) -> SieveRLError:
     return (DataError if reply["fatal"] == "data" else UsageError)(str(reply["message"]))
 
 
-def kill_descendants(worker: int, mark: str, known: Sequence[psutil.Process] = ()) -> None:
-    """Kill all that the worker with this process id started, but not the worker, and return when it is gone.
-
-    `known` are those that it had started when it was killed, if it was: they are no longer its children.
-    """
+def kill_descendants(worker: int, mark: str) -> None:
+    """Kill all that the worker with this process id started, but not the worker, and return when it is gone."""
     for _ in range(ROUNDS):  # a process may start another one before it is killed
-        found = descendants(worker, mark, known)
+        found = descendants(worker, mark)
         if not found:
             return
         for process in found:
@@ -184,16 +175,15 @@ def kill_descendants(worker: int, mark: str, known: Sequence[psutil.Process] = (
         time.sleep(0.01)
 
 
-def descendants(worker: int, mark: str, known: Sequence[psutil.Process] = ()) -> set[psutil.Process]:
-    """The running processes that descend from a worker or from those `known`, belong to its session or have its mark.
+def descendants(worker: int, mark: str) -> set[psutil.Process]:
+    """The running processes that descend from a worker, belong to its session or have its mark.
 
     No single criterion is enough: the first misses a process whose parent has ended, the second one that opened a
     session of its own, the third one that was started with `env={}`.
     """
-    found: set[psutil.Process] = {process for process in known if process.is_running()}
-    for pid in (worker, *(process.pid for process in found)):
-        with contextlib.suppress(psutil.Error):
-            found.update(psutil.Process(pid).children(recursive=True))
+    found: set[psutil.Process] = set()
+    with contextlib.suppress(psutil.Error):
+        found.update(psutil.Process(worker).children(recursive=True))
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if os.getsid(process.pid) == worker or process.environ().get(MARK) == mark:
