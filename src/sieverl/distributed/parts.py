@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import SHARDED_DIR_NAME
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -27,7 +28,7 @@ FILE_BYTES = 5_000_000_000  # of a file of weights, about
 
 def write(folder: Path, tensors: Mapping[str, Tensor], world: World) -> None:
     """Each rank writes its part of `tensors` into `folder`, which exists; a tensor that all hold, one of them."""
-    with _quiet():
+    with _storage():
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
         _save(_with_dimensions(tensors), writer, world)
 
@@ -43,7 +44,7 @@ def write_whole(folder: Path, tensors: Mapping[str, Tensor], world: World) -> No
             number, size = number + 1, 0
         files[name] = number
         size += tensor.numel() * tensor.element_size()
-    with _quiet():
+    with _storage():
         writer = HuggingFaceStorageWriter(str(folder), files, save_distributed=True, enable_consolidation=True)
         _save(dict(tensors), writer, world)
     if world.rank == 0:
@@ -65,7 +66,7 @@ def read(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
     Raises a CheckpointError unless they have a tensor of the same shape for each.
     """
-    with _quiet():
+    with _storage():
         reader, targets = HuggingFaceStorageReader(str(folder)), _with_dimensions(tensors)
         found = shapes(folder)
         for name, tensor in targets.items():
@@ -84,13 +85,23 @@ def check_shape(file: Path, name: str, found: tuple[int, ...] | None, wanted: tu
 
 
 def _with_dimensions(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Numbers as vectors of one entry (views): a slice of a file has a dimension."""
-    return {name: tensor if tensor.dim() else tensor.view(1) for name, tensor in tensors.items()}
+    """Numbers as vectors of one entry (views): a slice of a file has a dimension.
+
+    By name, since their order decides which rank writes what all hold, and a restored optimiser has another one.
+    """
+    return {name: tensor if tensor.dim() else tensor.view(1) for name, tensor in sorted(tensors.items())}
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warning that there are no other ranks."""
+def _storage() -> Iterator[None]:
+    """Without the warning that there are no other ranks, and with the error of the rank that has one.
+
+    PyTorch's own, which has it in it, is no `Exception`: nobody would catch it.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-        yield
+        try:
+            yield
+        except CheckpointException as error:
+            first = next(failure for failure, _ in error.failures.values())
+            raise first from error
