@@ -43,7 +43,7 @@ lock: .venv-lock/.done
 
 # Known flaws of what the lock file has; the question goes to the advisory service of PyPI.
 audit: .venv-lock/.done
-	@.venv-lock/bin/pip-audit --require-hashes --disable-pip --requirement $(LOCK) || { echo "make audit: flaws are \
+	@.venv-lock/bin/pip-audit --strict --require-hashes --disable-pip --requirement $(LOCK) || { echo "make audit: flaws are \
 	listed above, or the reason why the advisory service could not be asked; nothing was found to be safe"; exit 1; }
 
 .venv-lock/.done:
