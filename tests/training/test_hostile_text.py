@@ -103,7 +103,12 @@ RECIPE = """
     [checkpoint]
     every = 1
 """
-REWARD = "def reward(response, row):\n    if row['id'] % 3 == 0: raise KeyError(response + row['prompt'])\n    return float(len(response) % 2)\n"
+REWARD = """
+def reward(response, row):
+    if row["id"] % 3 == 0:
+        raise KeyError(response + row["prompt"])
+    return float(len(response) % 2)
+"""
 
 
 @pytest.mark.slow

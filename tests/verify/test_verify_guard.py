@@ -90,8 +90,9 @@ WATCH = """
             ran.append(number)
             os.rename("ran", f"ran-{number}")
     odd = [
-        name for name, module in sys.modules.items() if name.split(".")[0] == "reasoning_gym"
-        and vars(module).get("eval") is not guard.evaluate and module.__file__ and "eval(" in open(module.__file__).read()
+        name for name, module in sys.modules.items()
+        if name.split(".")[0] == "reasoning_gym" and vars(module).get("eval") is not guard.evaluate
+        and module.__file__ and "eval(" in open(module.__file__).read()
     ]
     print(json.dumps([seen, correct, reached, ran, odd]), file=out)
 """
@@ -290,7 +291,3 @@ def test_no_task_of_reasoning_gym_runs_the_code_of_an_answer(tmp_path):
     seen, correct, _, ran, odd = watched_all(requests, tmp_path)
     assert (seen, ran, odd) == ([], [], [])
     assert True not in correct
-    ran = watched_all(requests, tmp_path, how="unguarded")[3]
-    evaluating = {requests[number][0]["task"] for number in ran}
-    print(len(rows), "tasks,", len(requests), "answers; without the guard these run them:", sorted(evaluating))
-    assert evaluating >= {*BY_SYMPY, *BY_EVAL} & rows.keys()
