@@ -11,6 +11,7 @@ from jaxtyping import TypeCheckError
 from sieverl.engines.builtin import BuiltinEngine, generation_batches
 from sieverl.engines.protocol import Request, SamplingParams
 from sieverl.engines.sampling import sample_token
+from sieverl.errors import UsageError
 from sieverl.model.policy import Policy
 from sieverl.types import Rollout
 
@@ -152,6 +153,42 @@ def test_a_generation_batch_sampled_alone_gives_the_same_bits(random_model, deco
     for batch in reversed(places):
         alone = engine.sample([asked[i] for i in batch], sampling)
         assert alone == [rollout for i in batch for rollout in together[2 * i : 2 * i + 2]]
+
+
+@pytest.mark.parametrize("decoding", ["fused", "batched", "transformers_cache", "recompute"])
+def test_out_of_memory_gives_the_same_responses_in_smaller_batches(random_model, monkeypatch, decoding):
+    """What ended before is kept and told once; the rest is sampled with half as many at a time, as are later ones."""
+    model = random_model(dtype=torch.float64)
+    asked, sampling = requests(4), SamplingParams(30, tuple(range(2, 12)), temperature=1.0)
+    plenty = BuiltinEngine(Policy(model, None))
+    scarce = BuiltinEngine(Policy(model, None))
+    plenty.decoding = scarce.decoding = decoding
+    expected, decoded, told = plenty.sample(asked, sampling), list[int](), list[Rollout]()
+    step = BuiltinEngine._step
+
+    def limited(engine, decode, live, cache, padded):
+        decoded.append(len(live.response))
+        if len(decoded) > 3 and len(live.response) > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return step(engine, decode, live, cache, padded)
+
+    monkeypatch.setattr(BuiltinEngine, "_step", limited)
+    assert [r.tokens for r in scarce.sample(asked, sampling, told.append)] == [r.tokens for r in expected]
+    assert sorted((r.prompt_id, r.sample) for r in told) == [(p, s) for p in range(4) for s in range(4)]
+    assert scarce.max_num_seqs < 16
+    assert [r.tokens for r in scarce.sample(asked, sampling)] == [r.tokens for r in expected]
+
+
+def test_a_response_that_does_not_fit_alone_is_said(random_model, monkeypatch):
+    def never(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(BuiltinEngine, "_prefill", never)
+    with pytest.raises(UsageError, match=r"one response is sampled \(3 tokens of prompt and up to 9 more\)"):
+        BuiltinEngine(Policy(random_model(), None)).sample(requests(2), SamplingParams(9, (2,)))
+    monkeypatch.setattr(BuiltinEngine, "_prefill", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        BuiltinEngine(Policy(random_model(), None)).sample(requests(2), SamplingParams(9, (2,)))
 
 
 def test_generation_batches_keep_order_and_bound():

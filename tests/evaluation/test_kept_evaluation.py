@@ -195,11 +195,11 @@ def test_of_several_benchmarks_the_finished_ones_are_not_done_again(
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     generate, sampled = BuiltinEngine._generate, list[int]()
 
-    def counted(self: BuiltinEngine, requests: Sequence[Request], *rest: object) -> list[Rollout]:
+    def counted(self: BuiltinEngine, requests: Sequence[Request], *rest: object) -> None:
         sampled.append(len(requests))
         if len(sampled) == cut:
             raise KeyboardInterrupt
-        return generate(self, requests, *rest)  # type: ignore[arg-type]
+        generate(self, requests, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(BuiltinEngine, "_generate", counted)
     options = ["--model", "base", "--benchmark", "a.jsonl,b.jsonl", "-k", "1", "--max-tokens", "4"]

@@ -12,10 +12,11 @@ import torch
 from toys import SUMS, batch, gradient, learner
 
 from sieverl.algorithms import get_algorithm
+from sieverl.distributed.allocator import is_out_of_memory
 from sieverl.distributed.world import World
 from sieverl.errors import UsageError
 from sieverl.learner.batches import MiniBatch, pack
-from sieverl.learner.halving import Budget, is_out_of_memory
+from sieverl.learner.halving import Budget
 from sieverl.learner.learner import Learner
 from sieverl.model.policy import Policy
 

@@ -21,6 +21,7 @@ from sieverl.training.loop import train
 from sieverl.training.setup import prepare
 
 RUN: dict[str, Any] = {**NOT_EVALUATED, "steps": 3, "checkpoint__keep": 1, "rollout__prompts": 2}
+RUN["checkpoint__background"] = False  # one operation after the other
 HOWS = ("kill", "synced", "names", "any", "any", "any")
 
 
@@ -104,19 +105,21 @@ def test_a_power_cut_at_any_operation(tmp_path: Path) -> None:
         assert contents(left / "checkpoints" / "latest") == expected.checkpoints[3]
 
 
+@pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO])
-def test_an_error_of_the_disk_at_any_operation_of_a_save(tmp_path: Path, error: int) -> None:
+def test_an_error_of_the_disk_at_any_operation_of_a_save(tmp_path: Path, error: int, background: bool) -> None:
     """The message says what, the checkpoint before it stays, and the run goes on from there."""
+    settings = {**RUN, "checkpoint__background": background}
     whole = run_it(tmp_path / "whole", **RUN)
     seen = list[str]()
     files.watchers.append(lambda operation, paths: seen.append(operation))
     run_it(tmp_path / "count", **{**RUN, "steps": 1})
     files.watchers.clear()
     run_it(tmp_path / "r", **{**RUN, "steps": 1})
-    for number in range(0, len(seen), 3 if error != errno.ENOSPC else 1):
+    for number in range(0, len(seen), 4 if error != errno.ENOSPC or background else 1):
         run_dir = tmp_path / f"r{number}"
         shutil.copytree(tmp_path / "r", run_dir, symlinks=True)
-        run = prepare(recipe(run_dir, **{**RUN, "steps": 2}), say=lambda text: None)
+        run = prepare(recipe(run_dir, **{**settings, "steps": 2}), say=lambda text: None)
         left = number
 
         def fail(operation: str, paths: tuple[Path, ...]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runs import NOT_EVALUATED, recipe, run_it
+from runs import NOT_EVALUATED, recipe, run_it, same_run
 
+from sieverl.engines.builtin import BuiltinEngine
+from sieverl.engines.protocol import Request
 from sieverl.errors import UsageError
 from sieverl.model.policy import Policy
 from sieverl.recipe import load
@@ -49,13 +52,47 @@ def test_a_run_goes_on_with_half_and_writes_it_down(tmp_path: Path, monkeypatch:
     assert again.state.step == 4
 
 
+def test_an_engine_goes_on_with_half_and_writes_it_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = prepare(recipe(tmp_path / "run", **SETTINGS, rollout__max_num_seqs=16), say=lambda text: None)
+    whole = run_it(tmp_path / "whole", **SETTINGS, rollout__max_num_seqs=16)
+    prefill, said = BuiltinEngine._prefill, list[str]()
+
+    def limited(engine: BuiltinEngine, requests: Sequence[Request], cache: Any) -> Any:
+        if run.state.step >= 1 and sum(request.samples for request in requests) > 8:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return prefill(engine, requests, cache)
+
+    monkeypatch.setattr(BuiltinEngine, "_prefill", limited)
+    with run:
+        train(run, lambda row, notes: said.extend(note.text for note in notes if "out of memory" in note.text))
+    assert said == ["out of memory: from now on rollout.max_num_seqs = 8"]
+    assert [row.get("memory/engine_halved") for row in run.metrics.rows()] == [None, 0, 1, 0]
+    same_run(run.run_dir, whole.run_dir)
+    told: list[str] = []
+    again = prepare(recipe(run.run_dir, **{**SETTINGS, "steps": 4}, rollout__max_num_seqs=16), say=told.append)
+    with again:
+        assert getattr(again.engine, "max_num_seqs") == 8  # noqa: B009 (not every engine has it)
+    assert any(text.startswith("rollout.max_num_seqs is 8, the smaller value in") for text in told)
+
+
+def test_smaller_batches_by_hand_resume(tmp_path: Path) -> None:
+    """They were refused as another recipe."""
+    run_it(tmp_path / "run", **SETTINGS)
+    again = run_it(tmp_path / "run", **{**SETTINGS, "steps": 4}, train__micro_batch_tokens=64, rollout__max_num_seqs=4)
+    assert (again.learner.budget.tokens, getattr(again.engine, "max_num_seqs")) == (64, 4)  # noqa: B009
+    assert [row["step"] for row in again.metrics.rows()] == [0, 1, 2, 3, 4]
+
+
 def test_a_new_run_takes_nothing_from_an_old_one(tmp_path: Path) -> None:
-    settings = recipe(tmp_path / "run")
-    assert with_halved(settings, "auto") == settings
+    settings, said = recipe(tmp_path / "run"), list[str]()
+    assert with_halved(settings, "auto", said.append) == settings
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.toml").write_text("[train]\nmicro_batch_tokens = 9\n")
-    assert with_halved(settings, "never") == settings
-    assert with_halved(settings, "auto").train.micro_batch_tokens == 9
+    assert with_halved(settings, "never", said.append) == settings
+    assert said == []
+    assert with_halved(settings, "auto", said.append).train.micro_batch_tokens == 9
+    assert len(said) == 1
+    assert said[0].startswith("train.micro_batch_tokens is 9, the smaller value in")
 
 
 def test_another_lack_of_memory_ends_the_run_with_a_message(tmp_path: Path) -> None:

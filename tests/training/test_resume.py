@@ -117,7 +117,7 @@ def test_lora_trains_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_a_killed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = run_it(tmp_path / "k", steps=1)
+    run = run_it(tmp_path / "k", steps=1, checkpoint__background=False)
     monkeypatch.setattr(checkpoint, "sync", lambda path: 1 / 0)  # the disk is full
     run.state.step = 2
     with pytest.raises(ZeroDivisionError):

@@ -139,3 +139,18 @@ def test_i10_surrogates_in_what_a_verifier_returns_are_stored_safely(user):
     assert verdict(spec)[0].parts == {"a\ufffd": 1.0}
     _, reasons = verdict(spec, "raise")
     next(iter(reasons)).encode()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of the kernel of Linux")
+def test_a_worker_whose_pool_was_killed_while_it_was_stopped_leaves(user):
+    """The pool stops a worker before it kills what that has started: found by killing a run there."""
+    user("import os\ndef mine(response, row): return float(os.getpid())")
+    script = (
+        "import os, signal\nfrom sieverl.verify import Pool\npool = Pool({'name': 'mine.py:mine'}, workers=1)\n"
+        "pid = int(pool.verdicts([('x', {'answer': '4'})])[0].reward)\nos.kill(pid, signal.SIGSTOP)\n"
+        "print(pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    found = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=False)
+    assert found.returncode == -9
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(found.stdout)).wait(30)  # raises where it stays

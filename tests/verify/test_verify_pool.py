@@ -64,6 +64,21 @@ def test_submit_and_collect():
         assert pool.collect()["c"].status == Status.NO_ANSWER
 
 
+def test_slow_verdicts_are_progress(user, monkeypatch):
+    """A step whose verification takes long is not one that is stuck."""
+    monkeypatch.setattr("sieverl.verify.pool.LOOK_S", 0.01)
+    said: list[str] = []
+    with Pool(user, workers=1) as slow:
+        slow.verdicts([("fine", ROW)])
+        for number in range(4):
+            slow.submit(number, "sleep 0.2", ROW)
+        assert len(slow.collect(said.append)) == 4
+        assert 1 <= len(said) <= 4, "at most once a verdict"
+        slow.submit(0, "sleep 0.3", ROW)
+        slow.collect(said.append)
+    assert set(said) == {"verifying"}
+
+
 def test_order_is_kept(user):
     rng = random.Random(0)
     with Pool(user) as pool:

@@ -18,17 +18,19 @@ from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.hf_storage import SHARDED_DIR_NAME
 
+from sieverl.distributed.world import World
+
 FILE_BYTES = 5_000_000_000  # of a file of weights, about
 
 
-def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def write(folder: Path, tensors: Mapping[str, Tensor], world: World) -> None:
     """Each rank writes its part of `tensors` into `folder`, which exists; a tensor that all hold, one of them."""
     with _quiet():
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        dcp.save(_with_dimensions(tensors), storage_writer=writer, no_dist=not dist.is_initialized())
+        _save(_with_dimensions(tensors), writer, world)
 
 
-def write_whole(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_whole(folder: Path, tensors: Mapping[str, Tensor], world: World) -> None:
     """The same as files of whole tensors and their index, as `from_pretrained` of transformers takes them.
 
     Each rank writes its part, then the first one copies them together, piece by piece, and removes the parts.
@@ -41,9 +43,13 @@ def write_whole(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         size += tensor.numel() * tensor.element_size()
     with _quiet():
         writer = HuggingFaceStorageWriter(str(folder), files, save_distributed=True, enable_consolidation=True)
-        dcp.save(dict(tensors), storage_writer=writer, no_dist=not dist.is_initialized())
-    if not dist.is_initialized() or dist.get_rank() == 0:
+        _save(dict(tensors), writer, world)
+    if world.rank == 0:
         shutil.rmtree(folder / SHARDED_DIR_NAME)
+
+
+def _save(tensors: dict[str, Tensor], writer: HuggingFaceStorageWriter, world: World) -> None:
+    dcp.save(tensors, storage_writer=writer, process_group=world.group, no_dist=not dist.is_initialized())
 
 
 def names(folder: Path) -> set[str]:

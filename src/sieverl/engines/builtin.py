@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sieverl.distributed.allocator import free_cached, is_out_of_memory
 from sieverl.distributed.world import World
 from sieverl.engines import noise
 from sieverl.engines.decode_step import Step, fused_step, fused_step_agrees, model_step
@@ -21,6 +22,7 @@ from sieverl.engines.kv_cache import GROWTH, DecodingCache, KVCache, TokenHistor
 from sieverl.engines.protocol import OnDone, Request, SamplingParams
 from sieverl.engines.sampling import sample_token
 from sieverl.engines.stop_strings import stopped
+from sieverl.errors import UsageError
 from sieverl.model.families import Decoding, Ways
 from sieverl.model.policy import Policy
 from sieverl.recipe import Rollout as Settings
@@ -98,7 +100,7 @@ class Sampled:
 
 
 class BuiltinEngine:
-    """Samples from `policy.model`. `max_num_seqs` responses are decoded at a time (memory grows with it)."""
+    """Samples from `policy.model`. `max_num_seqs` responses are decoded at a time; fewer once memory has run out."""
 
     shares_weights = True
     sharded = True
@@ -149,7 +151,7 @@ class BuiltinEngine:
                 step = (fused_step(self.policy) if self.decoding == "fused" else None) or model_step(self.policy)
                 for numbers in self.batches(requests):
                     batch = [requests[i] for i in numbers]
-                    rollouts = iter(self._generate(batch, sampling, step, on_done))
+                    rollouts = iter(self._in_memory(batch, sampling, step, on_done))
                     groups |= {i: list(islice(rollouts, requests[i].samples)) for i in numbers}
         finally:
             model.train(training)
@@ -163,10 +165,44 @@ class BuiltinEngine:
         found = generation_batches([requests[i] for i in order], self.max_num_seqs, same_length)
         return [list(islice(places, len(batch))) for batch in found]
 
-    def _generate(
+    def _in_memory(
         self, requests: Sequence[Request], sampling: SamplingParams, step: Step, on_done: OnDone | None
     ) -> list[Rollout]:
-        """The responses of one generation batch, in order."""
+        """The responses of one generation batch, in order; where memory runs out, the rest of them by halves.
+
+        Later batches are as small. Raises a UsageError where a single response is too much.
+        """
+        done: dict[int, Rollout] = {}
+        try:
+            self._generate(requests, sampling, step, on_done, done)
+            return [done[i] for i in range(len(done))]
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            every = [replace(r, first=r.first + i, samples=1) for r in requests for i in range(r.samples)]
+            if len(every) == 1:
+                raise UsageError(
+                    f"out of memory while one response is sampled ({len(every[0].prompt_tokens)} tokens of prompt and "
+                    f"up to {sampling.max_tokens} more): lower rollout.max_tokens"
+                ) from error
+        free_cached()  # here, since the error holds the tensors of the work that failed
+        self.max_num_seqs = max(1, min(self.max_num_seqs, len(every)) // 2)
+        missing = [i for i in range(len(every)) if i not in done]
+        places = iter(missing)
+        for batch in generation_batches([every[i] for i in missing], self.max_num_seqs):
+            rollouts = self._in_memory(batch, sampling, step, on_done)
+            done |= zip(islice(places, len(batch)), rollouts, strict=True)
+        return [done[i] for i in range(len(every))]
+
+    def _generate(
+        self,
+        requests: Sequence[Request],
+        sampling: SamplingParams,
+        step: Step,
+        on_done: OnDone | None,
+        done: dict[int, Rollout],
+    ) -> None:
+        """Put the responses of one generation batch into `done`, by their place in it."""
         sampled = Sampled(requests, sampling.max_tokens, self.policy.float64)
         cache = CACHES[self.decoding]()
         logits_PV, start_P = self._prefill(requests, cache)
@@ -175,7 +211,6 @@ class BuiltinEngine:
         cache.expand(request_R, min(sampling.max_tokens, GROWTH))
         logits_BV = logits_PV[request_R]
         live = LiveSequences(np.arange(len(request_R)), sampled.keys(), start_P[request_R], request_R)
-        done: dict[int, Rollout] = {}
         for position in range(sampling.max_tokens):
             uniform_B = torch.from_numpy(noise.uniforms(live.key, position)).to(self.policy.device)
             live.token, logp_B = sample_token(logits_BV, uniform_B, sampling)
@@ -192,7 +227,6 @@ class BuiltinEngine:
             if finished_B.any():
                 self._evict(live, cache, finished_B)
             logits_BV = self._step(step, live, cache, padded)
-        return [done[i] for i in range(len(request_R))]
 
     def _prefill(self, requests: Sequence[Request], cache: DecodingCache) -> tuple[Tensor, Tensor]:
         """Logits of the first response token, [P, V], and the positions of left padding of each prompt, [P]."""

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import torch
-
+from sieverl.distributed.allocator import free_cached, is_out_of_memory
 from sieverl.distributed.world import World
 from sieverl.errors import UsageError
 
 Result = TypeVar("Result")
-SAID = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")  # by PyTorch's allocators
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is one of those with which Python, PyTorch or CUDA say that memory does not suffice.
-
-    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
-    True
-    >>> is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    False
-    """
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in SAID)
 
 
 class Budget:
@@ -56,9 +40,7 @@ class Budget:
             while self.tokens >= sum(sizes):  # one micro-batch all the same
                 self.tokens //= 2
             self.halved += 1
-            gc.collect()
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
+            free_cached()
 
     def agree(self) -> float:
         """How often memory ran out on all ranks since the last call; all go on with the fewest tokens."""

@@ -148,6 +148,7 @@ class Checkpoint(Table):
     keep: int = Field(2, gt=0, description="the newest checkpoints that are kept")
     keep_every: int = Field(0, ge=0, description="those of every so many steps are kept, too; 0: none")
     keep_best: bool = Field(False, description="the one with the best held-out evaluation is kept, too")
+    background: bool = Field(True, description="copy the state in memory, and have a thread write it meanwhile")
     format: Literal["full", "sharded"] = Field(
         "full", description="the training state in one file, or in a file for each rank; both resume anywhere"
     )

@@ -50,5 +50,5 @@ def sample_verified(
     environment.progress("sampling")
     rollouts = environment.engine.sample(requests, sampling, on_done)
     environment.progress("verifying")
-    verdicts |= environment.pool.collect()
+    verdicts |= environment.pool.collect(environment.progress)
     return [Scored(r, texts[r.group, r.sample], verdicts[r.group, r.sample]) for r in rollouts]

@@ -24,25 +24,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sieverl.distributed import parts
-from sieverl.distributed.fsdp import part_like, whole
+from sieverl.distributed.fsdp import part_like
+from sieverl.distributed.world import World
 from sieverl.errors import CheckpointError
 from sieverl.files import fill, link, make_folder, move, remove, storing, sync
 from sieverl.learner.learner import Learner
 from sieverl.model.policy import Policy
-from sieverl.model.types import as_module, has_adapters
 from sieverl.recipe import Checkpoint
 from sieverl.run_dir import manifest
 from sieverl.run_dir.manifest import PREFIX, load_state
+from sieverl.training.formats import FORMATS, PARTS, STATE, staged
 from sieverl.types import JsonObject
 
 QUEUE = "queue.safetensors"
-STATE = "training.safetensors"  # in one file
-PARTS = "training"  # the folder of a file for each rank
-Writer = Callable[[Path, Policy, Mapping[str, Tensor], bool], None]
-"""Writes weights and training state into a folder; all ranks call it, and the first one is told that it is."""
 
 
-def save(
+def saving(
     directory: Path,
     policy: Policy,
     learner: Learner,
@@ -50,28 +47,37 @@ def save(
     settings: Checkpoint,
     queue: Mapping[str, Tensor],
     best: int | None = None,
-) -> None:
-    """Write the checkpoint of `state["step"]`, point `latest` at it and delete those that `settings` does not keep.
+    world: World | None = None,
+) -> Callable[[], None]:
+    """What writes the checkpoint of `state["step"]`, points `latest` at it and deletes those that are not kept.
 
-    `queue` has the tensors of batches that wait, the same on every rank; `best` is the step of the best evaluation,
-    if that is to be kept.
-    Every rank must call this; rank 0 puts the checkpoint in its place once all have written. Raises a StorageError
-    where the disk does not take it: the checkpoints before it are as they were.
+    `settings` says what is kept; `queue` has the tensors of batches that wait, the same on every rank; `best` is the
+    step of the best evaluation, if that is to be kept. Every rank must call this and then what it returns: in another
+    thread with a `world` of its own if `settings.background`, since it writes copies. It raises a StorageError where
+    the disk does not take it: the checkpoints before it are as they were.
     """
-    world, temporary = learner.world, directory / f".{PREFIX}{state['step']}.tmp"
-    tensors = _tensors(learner)
+    world, tensors = world or learner.world, _tensors(learner)
     needed = sum(x.nbytes for x in tensors.values()) + sum(x.nbytes for x in policy.parameters.values())
-    with storing(f"the checkpoint of step {state['step']}", directory, needed):
-        if world.rank == 0:
-            _sweep(directory, "tmp", "gone")
-            make_folder(temporary)
-        world.barrier()
-        fill(temporary, lambda folder: WRITERS[settings.format](folder, policy, tensors, world.rank == 0))
-        world.barrier()
-        if world.rank == 0:
-            fill(temporary, lambda folder: _complete(folder, policy, {**state, "updates": learner.updates}, queue))
-            _commit(directory, temporary, state["step"])
-            _forget(directory, state["step"], settings, best)
+    take = staged if settings.background else dict
+    write = FORMATS[settings.format](policy, tensors, take, world.rank == 0)
+    state = {**state, "updates": learner.updates}
+
+    def save() -> None:
+        temporary = directory / f".{PREFIX}{state['step']}.tmp"
+        with storing(f"the checkpoint of step {state['step']}", directory, needed):
+            if world.rank == 0:
+                _sweep(directory, "tmp", "gone")
+                make_folder(temporary)
+            world.barrier()
+            fill(temporary, lambda folder: write(folder, world))
+            world.barrier()
+            if world.rank == 0:
+                fill(temporary, lambda folder: _complete(folder, policy, state, queue))
+                _commit(directory, temporary, state["step"])
+                _forget(directory, state["step"], settings, best)
+            world.barrier()
+
+    return save
 
 
 def _complete(folder: Path, policy: Policy, state: JsonObject, queue: Mapping[str, Tensor]) -> None:
@@ -160,58 +166,7 @@ def load_queue(path: Path) -> dict[str, Tensor]:
     return load_file(path / QUEUE) if (path / QUEUE).is_file() else {}
 
 
-# --- the two formats --------------------------------------------------------------------------------
-
-
-def _write_full(folder: Path, policy: Policy, tensors: Mapping[str, Tensor], first: bool) -> None:
-    """Rank 0 writes everything; sharded tensors are put together one after the other, by all ranks."""
-    _save_model(folder, policy, first)
-    state = {name: x.contiguous() for name, x in _on_first(tensors, first).items()}
-    if first:
-        save_file(state, folder / STATE)
-
-
-def _write_parts(folder: Path, policy: Policy, tensors: Mapping[str, Tensor], first: bool) -> None:
-    """Each rank writes its part; the weights become files of whole tensors, since others read them too."""
-    if has_adapters(policy.model):  # they are small
-        _save_model(folder, policy, first)
-    else:
-        if first:
-            model = policy.causal
-            model.config.architectures = [type(model).__name__.removeprefix("FSDP")]
-            model.config.dtype = str(policy.head.weight.dtype).removeprefix("torch.")
-            model.config.save_pretrained(folder)
-            model.generation_config.save_pretrained(folder)
-        named = as_module(policy.causal).state_dict(keep_vars=True)
-        tied_once = {id(x): (name, x.detach()) for name, x in reversed(named.items())}
-        parts.write_whole(folder, dict(reversed(tied_once.values())))
-    (folder / PARTS).mkdir(exist_ok=True)  # whichever rank is there first
-    parts.write(folder / PARTS, tensors)
-
-
-WRITERS: dict[str, Writer] = {"full": _write_full, "sharded": _write_parts}
-
-
-def _save_model(folder: Path, policy: Policy, first: bool) -> None:
-    """Weights (or adapters) and configurations by transformers' own function, on rank 0."""
-    weights = None
-    if policy.sharded:
-        named = policy.model.state_dict()
-        if has_adapters(policy.model):
-            named = {name: x for name, x in named.items() if name in policy.parameters}
-        weights = _on_first(named, first)
-    if first:
-        policy.model.save_pretrained(folder, state_dict=weights)
-
-
-def _on_first(tensors: Mapping[str, Tensor], first: bool) -> dict[str, Tensor]:
-    """Whole tensors on rank 0, in CPU memory, and nothing on the others, which help to put them together."""
-    out = {}
-    for name, tensor in tensors.items():
-        together = whole(tensor)
-        if first:
-            out[name] = together.cpu()
-    return out
+# --- what a learner has -----------------------------------------------------------------------------
 
 
 def _names(file: Path) -> set[str]:
@@ -230,9 +185,6 @@ def _fill(file: Path, tensors: Mapping[str, Tensor]) -> None:
                     "state of another model, restore the right file or start in another --run-dir"
                 )
             tensor.copy_(part_like(handle.get_tensor(name).to(tensor.device), tensor))
-
-
-# --- what a learner has -----------------------------------------------------------------------------
 
 
 def _optimized(learner: Learner) -> list[tuple[str, dict[str, torch.nn.Parameter], torch.optim.Optimizer]]:

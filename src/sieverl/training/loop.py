@@ -37,7 +37,11 @@ def train(
 ) -> None:
     """Train until `recipe.steps`, from wherever `run.state` stands."""
     with watching(run):
-        _train(run, on_row, stop_requests)
+        try:
+            _train(run, on_row, stop_requests)
+        finally:
+            run.progress("waiting for the checkpoint")
+            run.saver.wait()
 
 
 def _train(run: Run, on_row: OnRow, stop_requests: StopRequests) -> None:
@@ -51,6 +55,7 @@ def _train(run: Run, on_row: OnRow, stop_requests: StopRequests) -> None:
     with stop_requests() as requested:
         while state.step < recipe.steps:
             row = one_step(run)
+            run.saver.check()
             last = state.step == recipe.steps
             if last or (recipe.evaluate.every and state.step % recipe.evaluate.every == 0):
                 row |= evaluate(run)
@@ -83,7 +88,7 @@ def one_step(run: Run) -> Metrics:
     state.step += 1
     state.cursor = batch.cursor
     save_for_inspection(run, batch, batches, metrics)
-    keep_halved(run)
+    metrics |= keep_halved(run)
     ended = time.perf_counter()
     run.progress("writing the responses")
     log_rollouts(run, batch, credit)
@@ -123,12 +128,13 @@ def share(run: Run, batch: Batch, credit: Credit) -> tuple[dict[int, Rollout], f
 
 
 def save(run: Run) -> None:
-    """A checkpoint of the state after the last step."""
+    """Have the state after the last step written as a checkpoint, once the one before it is written."""
     run.progress("saving")
-    directory = run.run_dir / "checkpoints"
+    run.saver.wait()
     queue, tensors = queue_to_saved(run)
-    state = {**asdict(run.state), "queue": queue}
-    settings = run.recipe.checkpoint
+    state, settings = {**asdict(run.state), "queue": queue}, run.recipe.checkpoint
     best = best_step(run) if settings.keep_best else None
-    checkpoint.save(directory, run.policy, run.learner, state, settings, tensors, best)
-    run.world.barrier()
+    directory = run.run_dir / "checkpoints"
+    run.saver.start(
+        checkpoint.saving(directory, run.policy, run.learner, state, settings, tensors, best, run.saver.world)
+    )

@@ -15,8 +15,10 @@ from sieverl.files import write_text
 from sieverl.model.load import choose_device
 from sieverl.planning.check import check_memory
 from sieverl.recipe import Recipe, load, to_toml
+from sieverl.training.prompts import Say
 from sieverl.training.resume import Resume
 from sieverl.training.state import Run
+from sieverl.types import Metrics
 
 
 def check_fits(recipe: Recipe, world: World) -> None:
@@ -30,24 +32,37 @@ def check_fits(recipe: Recipe, world: World) -> None:
     check_memory(recipe, recipe.model.path or str(BASE), world.size, sharing, partial(free_bytes, device), name)
 
 
-def with_halved(recipe: Recipe, resume: Resume) -> Recipe:
-    """The recipe with the smaller micro-batches of the run that it resumes, if memory ran out there."""
+def with_halved(recipe: Recipe, resume: Resume, say: Say) -> Recipe:
+    """The recipe with the smaller batches of the run that it resumes, if memory ran out there; `say` is told."""
     kept = Path(recipe.run_dir) / "recipe.toml"
     if resume == "never" or not kept.is_file():
         return recipe
-    return _with_tokens(recipe, min(recipe.train.micro_batch_tokens, load(kept).train.micro_batch_tokens))
+    before = load(kept)
+    tokens = min(recipe.train.micro_batch_tokens, before.train.micro_batch_tokens)
+    sequences = min(recipe.rollout.max_num_seqs, before.rollout.max_num_seqs)
+    if tokens < recipe.train.micro_batch_tokens:
+        say(f"train.micro_batch_tokens is {tokens}, the smaller value in {kept}")
+    if sequences < recipe.rollout.max_num_seqs:
+        say(f"rollout.max_num_seqs is {sequences}, the smaller value in {kept}")
+    return _with(recipe, tokens, sequences)
 
 
-def keep_halved(run: Run) -> None:
-    """Write smaller micro-batches, to which a step had to go, into the recipe of the run."""
-    if run.learner.budget.tokens != run.recipe.train.micro_batch_tokens:
-        run.recipe = _with_tokens(run.recipe, run.learner.budget.tokens)
+def keep_halved(run: Run) -> Metrics:
+    """Write smaller batches, to which a step had to go, into the recipe of the run. Every rank must call this."""
+    before = run.recipe
+    sampled = getattr(run.engine, "max_num_seqs", run.recipe.rollout.max_num_seqs)
+    smaller = _with(run.recipe, run.learner.budget.tokens, -run.world.maximum(-sampled))
+    if smaller != before:
+        run.recipe = smaller
         if run.world.rank == 0:
             write_text(run.run_dir / "recipe.toml", to_toml(run.recipe))
+    return {"memory/engine_halved": float(smaller.rollout.max_num_seqs < before.rollout.max_num_seqs)}
 
 
-def _with_tokens(recipe: Recipe, tokens: int) -> Recipe:
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"micro_batch_tokens": tokens})})
+def _with(recipe: Recipe, tokens: int, sequences: int) -> Recipe:
+    train = recipe.train.model_copy(update={"micro_batch_tokens": tokens})
+    rollout = recipe.rollout.model_copy(update={"max_num_seqs": sequences})
+    return recipe.model_copy(update={"train": train, "rollout": rollout})
 
 
 def free_bytes(device: str) -> float:

@@ -69,9 +69,12 @@ def _nonfinite(run: Run) -> str:
 
 
 def _halved(run: Run, row: Metrics) -> str:
-    if not row["memory/halved"]:
-        return ""
-    return f"out of memory: from now on train.micro_batch_tokens = {run.recipe.train.micro_batch_tokens}"
+    smaller = []
+    if row["memory/halved"]:
+        smaller.append(f"train.micro_batch_tokens = {run.recipe.train.micro_batch_tokens}")
+    if row["memory/engine_halved"]:
+        smaller.append(f"rollout.max_num_seqs = {run.recipe.rollout.max_num_seqs}")
+    return f"out of memory: from now on {', '.join(smaller)}" if smaller else ""
 
 
 def _verifier(run: Run, row: Metrics) -> list[Note]:

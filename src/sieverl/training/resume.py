@@ -19,6 +19,8 @@ from sieverl.training.state import Run
 
 Resume = Literal["auto", "never", "must"]
 MAY_CHANGE = ("steps", "run_dir", "checkpoint", "alarms", "distributed")  # keys that a resumed run may change
+SIZES = {"rollout": (*OPTIONS, "max_num_seqs"), "train": ("micro_batch_tokens",)}
+"""Keys that say where and in what parts work is done: a resumed run may change them, too."""
 
 
 def checkpoint_to_resume(recipe: Recipe, resume: Resume, say: Say) -> Path | None:
@@ -52,8 +54,9 @@ def _difference(recipe: Recipe, run_dir: Path) -> tuple[str, object, object] | N
         return None
     before, now = load(run_dir / "recipe.toml").model_dump(), recipe.model_dump()
     before["verify"].pop("graded"), now["verify"].pop("graded")  # compared with what was trained: check_same_grades
-    for key in OPTIONS:  # where an engine runs, not what it samples
-        before["rollout"].pop(key), now["rollout"].pop(key)
+    for table, keys in SIZES.items():
+        for key in keys:
+            before[table].pop(key), now[table].pop(key)
     for key in now:
         if key in MAY_CHANGE or before[key] == now[key]:
             continue

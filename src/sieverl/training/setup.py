@@ -29,6 +29,7 @@ from sieverl.training.resume import (
     open_run_dir,
 )
 from sieverl.training.sampler import Sampler
+from sieverl.training.saver import Saver
 from sieverl.training.shared import check_same_prompts, check_shared, prompts_digest
 from sieverl.training.state import Run, State
 
@@ -45,7 +46,7 @@ def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
 
 
 def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
-    recipe = with_halved(recipe, resume)
+    recipe = with_halved(recipe, resume, say)
     algorithm = chosen_algorithm(recipe)
     check_verifier(recipe)
     check_attention(recipe.model.attention)
@@ -76,6 +77,8 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
         undo.callback(close)
     say(f"{policy.causal.config.model_type}: {supported_ways(policy)}")
     shard(recipe, policy, world)
+    background = recipe.checkpoint.background
+    saver = Saver(world.another() if background else world, background)
     reference = initial_policy(recipe, policy, world)
     learner = build_learner(recipe, algorithm, policy, reference, world)
     prompts, heldout = prompt_sets(recipe, data, policy)
@@ -89,6 +92,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
         prompts=prompts,
         heldout=heldout,
         sampler=Sampler(concurrently=recipe.rollout.staleness > 0),
+        saver=saver,
         state=State(data=digests),
         lock=lock,
         declared_graded=pool.graded() if recipe.verify.graded is None else recipe.verify.graded,

@@ -24,6 +24,7 @@ from sieverl.rollout.environment import Environment, PromptSet
 from sieverl.run_dir.lock import Lock
 from sieverl.run_dir.metrics import MetricsLog
 from sieverl.training.sampler import Sampler
+from sieverl.training.saver import Saver
 from sieverl.types import JsonObject, Progress
 from sieverl.verify import Pool
 
@@ -90,6 +91,7 @@ class Run:
     prompts: PromptSet
     heldout: PromptSet | None = None
     sampler: Sampler = field(default_factory=Sampler)
+    saver: Saver = field(default_factory=lambda: Saver(World(), background=False))
     ahead: deque[Future[Batch]] = field(default_factory=deque)
     state: State = field(default_factory=State)
     lock: Lock = field(default_factory=Lock)
@@ -106,6 +108,7 @@ class Run:
         if close := getattr(self.engine, "close", None):
             close()
         self.pool.close()
+        self.saver.close()
         self.lock.close()
 
     @property

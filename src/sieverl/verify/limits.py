@@ -1,4 +1,4 @@
-"""What a worker denies itself before it runs a user's code: memory beyond a limit, and the network."""
+"""What a worker asks of the kernel before it runs a user's code: no memory beyond a limit, no network, not to stay."""
 
 from __future__ import annotations
 
@@ -6,11 +6,23 @@ import contextlib
 import ctypes
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
 
 IMPORT_MB = 8192  # for the import of a user's file, beyond memory_mb: PyTorch with CUDA maps several GiB
 NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000  # flags of unshare(2)
+
+PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+def wake_when_parent_dies() -> None:
+    """A stopped process goes on when its parent is gone, and so finds that it must leave (Linux).
+
+    The pool stops a worker to kill all that it has started; a pool that is killed just then left it stopped for ever.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
 def limit_memory(memory_mb: int) -> None:

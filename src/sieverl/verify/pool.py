@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 
 from sieverl.errors import UsageError
 from sieverl.text import storable
-from sieverl.types import Row, Status, Verdict
+from sieverl.types import Progress, Row, Status, Verdict, unwatched
 from sieverl.verify.process import LOAD_S, START_S, GarbledError, Message, Worker, fatal_error, parse_verdict
 from sieverl.verify.registry import make_verifier
 from sieverl.verify.verifier import REFUSED, Spec
 
 BATCH = 16  # most responses that are sent to a worker at once
 REASONS = 100  # most error messages that are counted separately
+LOOK_S = 1.0  # seconds between two looks at whether there are new verdicts
 TIMEOUT = Verdict(0.0, False, Status.VERIFIER_TIMEOUT)
 
 
@@ -95,10 +96,10 @@ class Pool:
         """Start to verify a response; the next `collect` returns its verdict under `key`."""
         self._submit(self._pending, key, response, row)
 
-    def collect(self) -> dict[Hashable, Verdict]:
-        """Wait for the verdicts on everything submitted since the last call, by key."""
+    def collect(self, progress: Progress = unwatched) -> dict[Hashable, Verdict]:
+        """Wait for the verdicts on everything submitted since the last call, by key; `progress` is told of new ones."""
         submitted, self._pending = self._pending, PendingVerdicts()
-        return self._wait(submitted)
+        return self._wait(submitted, progress)
 
     def verdicts(self, pairs: Sequence[tuple[str, Row]]) -> list[Verdict]:
         """The verdicts on (response, row) pairs, in order. What was submitted before is left for `collect`."""
@@ -149,9 +150,13 @@ class Pool:
             self._threads.append(threading.Thread(target=self._serve, name="sieverl-verify", daemon=True))
             self._threads[-1].start()
 
-    def _wait(self, asked: PendingVerdicts) -> dict[Hashable, Verdict]:
+    def _wait(self, asked: PendingVerdicts, progress: Progress = unwatched) -> dict[Hashable, Verdict]:
         with self._changed:
-            self._changed.wait_for(lambda: asked.pending == 0 or self._failure is not None)
+            pending = asked.pending
+            while not self._changed.wait_for(lambda: asked.pending == 0 or self._failure is not None, LOOK_S):
+                if asked.pending != pending:
+                    pending = asked.pending
+                    progress("verifying")
             if asked.pending:
                 assert self._failure is not None
                 raise self._failure

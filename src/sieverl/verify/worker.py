@@ -22,7 +22,7 @@ from typing import TextIO
 from sieverl.errors import DataError, SieveRLError
 from sieverl.types import Row
 from sieverl.verify import build
-from sieverl.verify.limits import IMPORT_MB, deny_network, limit_memory
+from sieverl.verify.limits import IMPORT_MB, deny_network, limit_memory, wake_when_parent_dies
 from sieverl.verify.process import LOAD_S, MARK, Message, kill_descendants
 from sieverl.verify.verifier import Verifier
 
@@ -43,6 +43,7 @@ def main() -> None:
 def connect() -> tuple[socket.socket, TextIO]:
     """The socket to the parent and its lines, moved away from standard input and output, which user code may use."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    wake_when_parent_dies()
     faulthandler.register(signal.SIGUSR1)  # the trainer asks where this process is stuck
     channel = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
