@@ -1,8 +1,12 @@
-"""Run under torchrun by test_save: `save_fails.py FOLDER RANK`, a short run in which RANK cannot write a checkpoint."""
+"""Run under torchrun by test_save: `save_fails.py FOLDER RANK HOW KEY=VALUE ...`, a run in which RANK cannot save.
+
+With HOW = watcher it fails before it writes; with limit the system refuses to write a large file.
+"""
 
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -13,12 +17,15 @@ from sieverl.training.loop import train
 from sieverl.training.setup import prepare
 
 if __name__ == "__main__":
-    folder, rank = Path(sys.argv[1]), sys.argv[2]
-    run = prepare(recipe(folder / "r", steps=2), say=lambda text: None)
+    folder, rank, how, *options = sys.argv[1:]
+    changes = dict(option.split("=", 1) for option in options)
+    run = prepare(recipe(Path(folder) / "r", steps=2, **changes), say=lambda text: None)
 
     def full(operation: str, paths: tuple[Path, ...]) -> None:
         if operation == "fill" and ".step-2.tmp" in str(paths[0]):
-            raise OSError(28, "No space left on device")
+            if how == "watcher":
+                raise OSError(28, "No space left on device")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 
     if os.environ["RANK"] == rank:
         files.watchers.append(full)

@@ -8,6 +8,7 @@ never flushed may be cut off, too.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sieverl import files
+from sieverl.run_dir import manifest
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 
@@ -178,3 +180,25 @@ def _pick(states: list[State], how: str, chance: random.Random) -> State:
 def contents(folder: Path) -> Mapping[str, bytes]:
     """The files of a folder by their names."""
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def state_of(checkpoint: Mapping[str, bytes]) -> dict[str, object]:
+    """The files of a checkpoint up to what need not be the same when a run is resumed, and without the hashes of that.
+
+    How long batches that wait took; the order of a sharded state's notes, which safetensors leaves to chance.
+    """
+    state, hashes = (json.loads(checkpoint[name]) for name in (manifest.STATE, manifest.MANIFEST))
+    took = [batch.pop("seconds") for batch in state.get("queue", [])]
+    same = {name: _as_noted(content) for name, content in checkpoint.items() if name.startswith("training/")}
+    same |= {manifest.STATE: state} if took else {}
+    known = {name: digest for name, digest in hashes.items() if name not in same}
+    return {**checkpoint, **same, manifest.MANIFEST: known}
+
+
+def _as_noted(tensors: bytes) -> tuple[object, bytes]:
+    """The header of a safetensors file, in which the order is of no account, and the bytes of its tensors."""
+    size = 8 + int.from_bytes(tensors[:8], "little")
+    header = json.loads(tensors[8:size])
+    notes = header.get("__metadata__", {})
+    header["__metadata__"] = {k: json.loads(v) if v.startswith("{") else v for k, v in notes.items()}
+    return header, tensors[size:]

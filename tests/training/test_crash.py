@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disk import Disk, contents
+from disk import Disk, contents, state_of
 from runs import NOT_EVALUATED, comparable, recipe, run_it
 
 from sieverl import files
@@ -22,6 +22,13 @@ from sieverl.training.setup import prepare
 
 RUN: dict[str, Any] = {**NOT_EVALUATED, "steps": 3, "checkpoint__keep": 1, "rollout__prompts": 2}
 RUN["checkpoint__background"] = False  # one operation after the other
+IN_PARTS: dict[str, Any] = {
+    "algorithm": "ppo",
+    "checkpoint__format": "sharded",
+    "checkpoint__keep_every": 2,
+    "rollout__staleness": 1,
+}
+VARIANTS = [{}, pytest.param(IN_PARTS, marks=pytest.mark.slow)]
 HOWS = ("kill", "synced", "names", "any", "any", "any")
 
 
@@ -76,7 +83,8 @@ def follow(run_dir: Path, store: Path, at_each: Any, **changes: Any) -> None:
         files.watchers.remove(watch)
 
 
-def test_a_power_cut_at_any_operation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", VARIANTS, ids=["full", "sharded and ahead"])
+def test_a_power_cut_at_any_operation(tmp_path: Path, variant: dict[str, Any]) -> None:
     runs = tmp_path / "runs"
     runs.mkdir()
     expected, cuts = Expected(runs / "r"), list[tuple[Path, int, str]]()
@@ -91,7 +99,7 @@ def test_a_power_cut_at_any_operation(tmp_path: Path) -> None:
             cuts.append((left / "r", max(0, committed - 1), how))
 
     try:
-        follow(runs / "r", tmp_path / "store", cut)
+        follow(runs / "r", tmp_path / "store", cut, **variant)
     finally:
         files.watchers.remove(expected.watch)
     steps = [expected.check(left, committed) for left, committed, _ in cuts]
@@ -100,26 +108,34 @@ def test_a_power_cut_at_any_operation(tmp_path: Path) -> None:
     assert expected.check(runs / "r", 3) == 3
     for left in {step: left for step, (left, _, how) in zip(steps, cuts, strict=True) if how == "any"}.values():
         left.mkdir(exist_ok=True)
-        run_it(left, **RUN)
+        run_it(left, **{**RUN, **variant})
         assert comparable(left) == comparable(runs / "r"), "the same run from what was left"
-        assert contents(left / "checkpoints" / "latest") == expected.checkpoints[3]
+        assert state_of(contents(left / "checkpoints" / "latest")) == state_of(expected.checkpoints[3])
 
 
-@pytest.mark.parametrize("background", [False, True])
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EIO])
-def test_an_error_of_the_disk_at_any_operation_of_a_save(tmp_path: Path, error: int, background: bool) -> None:
+MEANWHILE = {"checkpoint__background": True}
+ERRORS = [
+    (errno.ENOSPC, {}),
+    (errno.EROFS, {}),
+    (errno.EIO, MEANWHILE),
+    *(pytest.param(errno.ENOSPC, variant, marks=pytest.mark.slow) for variant in (MEANWHILE, IN_PARTS)),
+]
+
+
+@pytest.mark.parametrize(("error", "variant"), ERRORS)
+def test_an_error_of_the_disk_at_any_operation_of_a_save(tmp_path: Path, error: int, variant: dict[str, Any]) -> None:
     """The message says what, the checkpoint before it stays, and the run goes on from there."""
-    settings = {**RUN, "checkpoint__background": background}
-    whole = run_it(tmp_path / "whole", **RUN)
+    options = {**RUN, **variant}
+    whole = run_it(tmp_path / "whole", **options)
     seen = list[str]()
     files.watchers.append(lambda operation, paths: seen.append(operation))
-    run_it(tmp_path / "count", **{**RUN, "steps": 1})
+    run_it(tmp_path / "count", **{**options, "steps": 1})
     files.watchers.clear()
-    run_it(tmp_path / "r", **{**RUN, "steps": 1})
-    for number in range(0, len(seen), 4 if error != errno.ENOSPC or background else 1):
+    run_it(tmp_path / "r", **{**options, "steps": 1})
+    for number in range(0, len(seen), 3 if error != errno.ENOSPC else 1):
         run_dir = tmp_path / f"r{number}"
         shutil.copytree(tmp_path / "r", run_dir, symlinks=True)
-        run = prepare(recipe(run_dir, **{**settings, "steps": 2}), say=lambda text: None)
+        run = prepare(recipe(run_dir, **{**options, "steps": 2}), say=lambda text: None)
         left = number
 
         def fail(operation: str, paths: tuple[Path, ...]) -> None:
@@ -142,7 +158,7 @@ def test_an_error_of_the_disk_at_any_operation_of_a_save(tmp_path: Path, error: 
         assert found is not None
         assert step_of(found) in (1, 2)
     assert number > 10
-    run_it(run_dir, **RUN)
+    run_it(run_dir, **options)
     assert comparable(run_dir) == comparable(whole.run_dir)
 
 
