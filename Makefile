@@ -4,25 +4,52 @@ BIN := .venv/bin
 VLLM := .venv-vllm/bin
 # A machine without an NVIDIA GPU takes PyTorch's CPU build where its index can be reached; another one the default build.
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
+LOCK ?= requirements/ci.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
 
 # what is learnt: every line of it is run by its tests
 A := src/sieverl/algorithms
 PURE := $(A)/algorithm.py,$(A)/axes.py,$(A)/credit.py,$(A)/needs.py,$(A)/objective.py,$(A)/token_advantage.py,$(A)/tokens.py
 
-.PHONY: setup demo test test-slow test-faults vllm-env test-gpu lint bench bench-gpu picture clean
+.PHONY: setup lock audit demo test test-slow test-faults vllm-env test-gpu lint bench bench-gpu picture clean
 
 setup: .venv/.done
 
-.venv/.done: pyproject.toml src/sieverl/__init__.py  # which holds the version
+# The versions and hashes of requirements/ci.txt, then PyTorch, which is not in it (requirements/ci.in says why), then
+# this package. A file with another hash ends it. Where the lock has no file for the platform, or with `make LOCK= setup`,
+# the newest versions that pyproject.toml allows are taken.
+.venv/.done: pyproject.toml $(LOCK) src/sieverl/__init__.py  # which holds the version
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "SieveRL needs Python 3.11 or newer, and $(PYTHON) is older; use make PYTHON=python3.12 setup"; exit 1; }
 	@echo "setting up .venv (once, a minute or two)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 1 $(TORCH_INDEX) '$(TORCH)' 2>&1 | grep -v WARNING || true
-	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet '$(TORCH)'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' 2>&1 | grep -v WARNING || true
+	@rm -f .venv/.locked
+	@test -z '$(LOCK)' || { $(PIP) --require-hashes --no-deps -r $(LOCK) >.venv/lock.log 2>&1 && touch .venv/.locked; } || \
+	  { grep -v WARNING .venv/lock.log; ! grep -q 'DO NOT MATCH THE HASHES' .venv/lock.log; }
+	@$(PIP) --retries 1 $(TORCH_INDEX) '$(TORCH)' 2>&1 | grep -v WARNING || true
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) '$(TORCH)'
+	@if test -f .venv/.locked; then $(PIP) --no-deps --no-build-isolation -e . 2>&1 | grep -v WARNING || true; \
+	  else echo "without the lock file: the newest versions that pyproject.toml allows"; \
+	  $(PIP) -e '.[dev]' 2>&1 | grep -v WARNING || true; fi
 	@$(BIN)/python -c 'import sieverl, transformers, peft, math_verify, reasoning_gym, pytest, ray.train'
+	@touch $@
+
+# Make the lock file again: its versions stay where they can; `make lock UPGRADE=--upgrade` takes the newest.
+lock: .venv-lock/.done
+	@echo "torch; python_version < '0'" | .venv-lock/bin/uv pip compile --quiet pyproject.toml requirements/ci.in --extra dev \
+	  --override /dev/stdin --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+	  --no-emit-find-links --custom-compile-command 'make lock' $(UPGRADE) --output-file $(LOCK)
+
+# Known flaws of what the lock file has; the question goes to the advisory service of PyPI.
+audit: .venv-lock/.done
+	@.venv-lock/bin/pip-audit --strict --require-hashes --disable-pip --requirement $(LOCK) || { echo "make audit: flaws are \
+	listed above, or the reason why the advisory service could not be asked; nothing was found to be safe"; exit 1; }
+
+.venv-lock/.done:
+	@$(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv pip-audit 2>&1 | grep -v WARNING || true
+	@test -x .venv-lock/bin/uv -a -x .venv-lock/bin/pip-audit
 	@touch $@
 
 demo: setup
@@ -79,4 +106,4 @@ picture: setup
 	@$(BIN)/python tools/draw_house.py
 
 clean:
-	rm -rf .venv .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-vllm .venv-lock build dist .pytest_cache .mypy_cache .ruff_cache

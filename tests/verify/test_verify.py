@@ -529,3 +529,48 @@ def test_M20_a_gold_that_is_a_whole_solution_is_read_by_the_same_rule():
     gold = {"answer": r"They meet at $\boxed{(-2,18)}$ and $\boxed{(8,38)}$."}
     assert build({"name": "math", "rules": "lenient"})(r"\boxed{(-2,18),(8,38)}", gold).correct
     assert build({"name": "math", "boxes": "last"})(r"\boxed{(8,38)}", gold).correct
+
+
+@pytest.mark.parametrize("rules", ["strict", "lenient"])
+@pytest.mark.parametrize(
+    ("answer", "gold", "correct"),
+    [
+        (r"7\text{ cm}+10^{9}", "7", False),
+        (r"7\text{ cm}, 8\text{ cm}", "7", False),
+        (r"7\text{ plus } 8\text{ cm}", "7", False),
+        (r"x\sqrt{2}\text{ m}\,\text{s}^{-1}", r"\sqrt{2}x", True),
+        (r"\sqrt{8}\mathrm{~cm}^2", r"2\sqrt{2}", True),
+        (r"7\text{ or }8\text{ cm}", "7, 8", True),
+    ],
+)
+def test_what_stands_between_a_unit_and_the_end_is_no_unit(rules, answer, gold, correct):
+    r"""Math-Verify takes all from the first \text{ to a last } for the unit."""
+    assert CHECKS[rules](rf"\boxed{{{answer}}}", {"answer": gold}).correct is correct
+
+
+@pytest.mark.parametrize("rules", ["strict", "lenient"])
+@pytest.mark.parametrize(
+    ("answer", "gold", "correct"),
+    [
+        (r"\neq 7", "7", False),
+        (r"\not= 7", "7", False),
+        (r"\leq 7", "7", False),
+        (r"\leq 7", r"\geq 7", False),
+        (r"\frac{14}{2} + 1^", "7", False),
+        (r"\frac{1}{2})(", "1/2", False),
+        ("x=7+", "7", False),
+        (r"\leq 7", r"\leq 7", True),
+        (r"\approx 7.1", "7.1", True),
+        ("7 apples", "7", True),
+    ],
+)
+def test_a_box_that_is_no_expression_is_not_searched_for_one(rules, answer, gold, correct):
+    """Math-Verify looks for a number or a fraction in what it cannot parse."""
+    assert CHECKS[rules](rf"\boxed{{{answer}}}", {"answer": gold}).correct is correct
+
+
+def test_a_backslash_before_the_first_box_escapes_it_as_before_any_other():
+    assert extract.box_contents(r"\\boxed{4}") == []
+    assert extract.box_contents(r"\\boxed{4} and \\boxed{5}") == []
+    assert extract.box_contents(r"\\\boxed{4}, \\boxed{5}") == ["4"]
+    assert [box.content for box in extract.boxes_in(r"\\boxed{4}", in_solution=True)] == ["4"]

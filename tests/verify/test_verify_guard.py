@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sieverl.verify import build
+from sieverl.verify import Pool, build
 from sieverl.verify.guard import RefusedError, check_code, evaluate, guard_reasoning_gym, guard_sympy
 
 CODE = (
@@ -40,11 +41,15 @@ CODE = (
 )
 
 WATCH = """
-    import builtins, json, sys
-    seen = []
+    import builtins, importlib, json, os, sys
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the scorers print
+    seen, reached, stringified = [], [], [""]
     HARMLESS = {"abs", "max", "min", "pow", "round", "sum", "divmod"}
 
     def hook(event, args):
+        if event == "exec" and str(getattr(args[0], "co_filename", "")).startswith("<lambdify"):
+            seen.append(["lambdify"])
         if event == "exec" and getattr(args[0], "co_filename", "") in ("<string>", "<unknown>"):
             names = set(args[0].co_names)
             bad = names & (set(dir(builtins)) - HARMLESS) | {name for name in names if name[:1] == "_"}
@@ -55,24 +60,53 @@ WATCH = """
         if event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+"):
             seen.append([event, str(args[0])])
 
-    from sieverl.verify import build
+    # what reaches the evaluating half of SymPy's parser, whoever calls it; it is there before the guard is
+    parser = importlib.import_module("sympy.parsing.sympy_parser")
+    stringify, evaluating = parser.stringify_expr, parser.eval_expr
+
+    def stringify_expr(s, *rest):
+        stringified[0] = s
+        return stringify(s, *rest)
+
+    def eval_expr(code, *rest):
+        reached.append(stringified[0])
+        return evaluating(code, *rest)
+
+    parser.stringify_expr, parser.eval_expr = stringify_expr, eval_expr
+
+    from sieverl.verify import build, functions, guard, symbolic
+    if sys.argv[1] == "unguarded":
+        symbolic.guard_sympy = functions.guard_reasoning_gym = lambda: None
     requests = json.load(sys.stdin)
     verifiers = {json.dumps(spec): build(spec) for spec, _, _ in requests}
     sys.addaudithook(hook)
-    correct = []
-    for spec, response, row in requests:
+    correct, ran = [], []
+    for number, (spec, response, row) in enumerate(requests):
         try:
             correct.append(verifiers[json.dumps(spec)](response, row).correct)
         except Exception as error:
             correct.append(type(error).__name__)
-    print(json.dumps([seen, correct]))
+        if os.path.exists("ran"):
+            ran.append(number)
+            os.rename("ran", f"ran-{number}")
+    odd = [
+        name for name, module in sys.modules.items()
+        if name.split(".")[0] == "reasoning_gym" and vars(module).get("eval") is not guard.evaluate
+        and module.__file__ and "eval(" in open(module.__file__).read()
+    ]
+    print(json.dumps([seen, correct, reached, ran, odd]), file=out)
 """
 
 
-def watched(requests, cwd):
+def watched(requests, cwd, how="guarded"):
     """What an audit hook saw while (specification, response, row) were verified, and the verdicts."""
+    return watched_all(requests, cwd, how)[:2]
+
+
+def watched_all(requests, cwd, how="guarded"):
+    """`watched`; the texts that SymPy evaluated, the requests whose code ran, the modules that call Python's `eval`."""
     found = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(WATCH)],
+        [sys.executable, "-c", textwrap.dedent(WATCH), how],
         input=json.dumps(requests),
         capture_output=True,
         text=True,
@@ -177,3 +211,54 @@ def test_every_module_of_reasoning_gym_has_our_eval():
         name = ".".join(("reasoning_gym", *file.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
         if "eval(" in file.read_text() and name in sys.modules:
             assert vars(sys.modules[name])["eval"] is evaluate, name
+
+
+RUN = ("__import__('os').mkdir('ran')", "open('ran','w')")  # each leaves something named `ran` if it is evaluated
+# The tasks of GYM whose scorer evaluates the answer as Python: by SymPy's parser, or by `eval`.
+BY_SYMPY = ["countdown", "puzzle24", "simple_integration", "intermediate_integration", "polynomial_multiplication"]
+BY_EVAL = ["string_insertion", "spiral_matrix", "n_queens"]
+
+
+def gym_requests(tasks, texts):
+    for task in tasks:
+        row = {"answer": "[1, 2]", "metadata": {"source_dataset": task, **GYM[task]}}
+        yield from (({"name": "reasoning_gym"}, text, row) for text in texts)
+
+
+def test_the_guard_of_reasoning_gym_is_what_stops_the_code(tmp_path):
+    """The same answers run their code in every one of these scorers when the guard is taken out."""
+    requests = list(gym_requests([*BY_SYMPY, *BY_EVAL], RUN))
+    seen, correct, reached, ran, odd = watched_all(requests, tmp_path)
+    assert (seen, reached, ran, odd) == ([], ["[1, 2]"] * reached.count("[1, 2]"), [], [])
+    assert True not in correct
+    assert not list(tmp_path.iterdir())
+    seen, _, reached, ran, odd = watched_all(requests, tmp_path, how="unguarded")
+    assert ran == list(range(len(requests))), "each of them"
+    assert set(RUN) <= set(reached), "raw"
+    assert ["os.mkdir"] in seen
+    assert odd
+
+
+def test_math_gives_sympys_parser_no_text_of_a_response_but_arithmetic(tmp_path):
+    """Even without the guard, which is the second wall here: Math-Verify looks for digits and operators alone."""
+    texts = [*hostile_texts(), *(text.format(code) for code in RUN for text in ("={}", "1+{}", "2*({})", "answer: {}"))]
+    plain = ["1 + 1", "the answer is 3*(4 - 1)", "=5^2"]
+    requests = [(spec, text, {"answer": "4"}) for spec in MATH for text in (*texts, *plain)]
+    for how in ("guarded", "unguarded"):
+        seen, _, reached, ran, _ = watched_all(requests, tmp_path, how)
+        assert (seen, ran) == ([], [])
+        assert {"1 + 1", "3*(4 - 1)"} & set(reached), "else nothing of a response reaches it, and this cannot fail"
+        odd = {text for text in reached if not re.fullmatch(r"[\d.\s+\-*/^()×÷]*|[A-Za-z]+", text)}
+        assert not odd, "digits and operators, or the name of a unit, which SymPy makes itself"
+
+
+def test_no_code_runs_in_a_worker_of_the_pool(tmp_path):
+    """The same in the real pool, with an absolute path, wherever a worker stands."""
+    ran = tmp_path / "ran"
+    code = [f"__import__('os').mkdir({str(ran)!r})", f"open({str(ran)!r}, 'w')", f"[open({str(ran)!r}, 'w')]"]
+    requests = list(gym_requests(GYM, [*code, *(f"<answer>{text}</answer>" for text in code)]))
+    with Pool({"name": "reasoning_gym"}, workers=2, timeout_s=30) as pool:
+        verdicts = pool.verdicts([(text, row) for _, text, row in requests])
+    assert not any(verdict.correct for verdict in verdicts)
+    assert pool.timeouts == pool.restarts == 0
+    assert not ran.exists()

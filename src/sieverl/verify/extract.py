@@ -48,10 +48,11 @@ def boxes_in(text: str, in_solution: bool = False) -> list[Box]:
     starts = [start for start in (text.find(r"\boxed"), text.find(r"\fbox")) if start >= 0]
     if not starts:
         return []
+    start = len(text[: min(starts)].rstrip("\\"))  # the backslash found may itself be escaped
     found: list[Box] = []
     open_braces: list[tuple[re.Match[str], int]] = []
     last_start = 0
-    for token in (_SOLUTION_TOKEN if in_solution else _TOKEN).finditer(text, min(starts)):
+    for token in (_SOLUTION_TOKEN if in_solution else _TOKEN).finditer(text, start):
         kind = token.group()
         if token["bare"] is not None:
             content = token["bare"].rstrip(".,")

@@ -22,6 +22,15 @@ _THOUSANDS = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9]{3}(?![0-9]))")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*(?:\\?%|percent)\s*\}|\bpercent)\s*$")
 _DELIMITERS = re.compile(r"\$|\\\(|\\\[|\\boxed")
 _BRACKETS = re.compile(r"[{}()\[\]]")
+_FORMULA_END = re.compile(r"\$|\\[()\[\]]")
+_AND = re.compile(r",?\s*\\text\s*\{\s*(?:and|or)\s*\}")  # Math-Verify reads it as a comma
+_TEXT = r"\\(?:text(?:normal|bf|it|rm)?|mbox|math(?:rm|it|bf))\s*\{"
+_WORDS = re.compile(_TEXT)
+_UNITS = re.compile(
+    rf"(?:{_TEXT}[^{{}}]*\}}(?:\^-?[0-9]|\^\{{-?[0-9]+\}}|\{{\^[0-9]\}})?(?:[\s~/*·.]|\\[ ,;:!]|\\cdot)*)+"
+)
+_ABOUT = re.compile(r"^(?:\\approx(?![a-zA-Z])|≈)")
+_PHRASE = re.compile(r"[\w\s.,;:%$'-]*")
 # Math-Verify evaluates these while it parses.
 _EXPLOSIVE = re.compile(r"binom\s*\{?\s*[0-9]{6,}|[0-9]{6,}\s*\}?\s*\\choose")
 MAX_DEPTH = 12  # of nested braces and brackets; from 20 on the parser needs minutes
@@ -43,7 +52,7 @@ def verify_unboxed(response: str, golds: list[str], rules: MathRules) -> Verdict
     text = ungroup(response[-TAIL:]) if rules.commas else response[-TAIL:]
     if "$" not in text:
         text = _E_NOTATION.sub(r"$\1\\times 10^{\2}$", text)
-    answer = parse_text(text, rules)
+    answer = parse_text(text, unit_rules(text, rules))
     if not answer:
         return NO_ANSWER
     return binary(any(equal_parsed(answer, parse_answer(rewrite(gold, rules), rules), rules) for gold in golds))
@@ -70,7 +79,7 @@ def rewrite(text: str, rules: MathRules) -> str:
     >>> rewrite("4.5e33 + x.", MathRules()), rewrite(r"x\%", MathRules()), rewrite("1,000", MathRules(commas=False))
     ('4.5\\times 10^{33} + x', 'x', '1, 000')
     """
-    text = text.strip()
+    text = _ABOUT.sub("", text.strip())
     if text.endswith("."):
         text = text[:-1]
     if rules.percent != "either" and _PERCENT.search(text):
@@ -88,23 +97,43 @@ def equal_expressions(answer: str, gold: str, rules: MathRules) -> bool:
     return equal_parsed(parse_answer(answer, rules), parse_answer(gold, rules), rules)
 
 
+def unit_rules(text: str, rules: MathRules) -> MathRules:
+    r"""The rules, without `units` where more than units stands behind the first words of a formula of the text.
+
+    Math-Verify takes all from the first `\text{` to a last `}` for the unit, and so `7\text{ cm}+10^{9}` for 7.
+
+    >>> texts = r"7\text{ m}\,\text{s}^{-1}", "7", r"7\text{ cm}+10^{9}"
+    >>> [unit_rules(text, MathRules()).units for text in texts]
+    [True, True, False]
+    """
+    formulas = [_AND.sub(", ", formula) for formula in _FORMULA_END.split(text)]
+    if all(not (first := _WORDS.search(formula)) or _UNITS.fullmatch(formula, first.start()) for formula in formulas):
+        return rules
+    return replace(rules, units=False)
+
+
 @lru_cache(2048)
 def parse_answer(text: str, rules: MathRules) -> Parsed:
-    """Parse the content of a box."""
-    return parse_text(rf"\boxed{{{text}}}", rules)
+    """Parse the content of a box.
+
+    In LaTeX that it cannot parse Math-Verify looks for a number or a fraction, so that `\\neq 7` and `x=7+` are 7 to
+    it; here only in plain words, such as `7 apples`.
+    """
+    whole = "latex" in rules.targets and not _PHRASE.fullmatch(text)
+    return parse_text(rf"\boxed{{{text}}}", unit_rules(text, rules), mode="first_match" if whole else "any_match")
 
 
-def parse_text(text: str, rules: MathRules) -> Parsed:
+def parse_text(text: str, rules: MathRules, mode: str = "any_match") -> Parsed:
     """Let Math-Verify find and parse the answer in a text. Raises TooBig."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
     if _EXPLOSIVE.search(text) or depth(text) > MAX_DEPTH:
         raise TooBig("the answer is nested too deeply or too large to evaluate")
-    latex = LatexExtractionConfig()
+    latex = LatexExtractionConfig(boxed_match_priority=0 if mode == "first_match" else 50)
     if not rules.units:
-        latex = LatexExtractionConfig(normalization_config=replace(latex.normalization_config, units=False))
+        latex = replace(latex, normalization_config=replace(latex.normalization_config, units=False))
     targets = {"latex": latex, "expr": ExprExtractionConfig()}
-    return tuple(parse(text, [targets[name] for name in rules.targets], parsing_timeout=None))
+    return tuple(parse(text, [targets[name] for name in rules.targets], extraction_mode=mode, parsing_timeout=None))
 
 
 def equal_parsed(answer: Parsed, gold: Parsed, rules: MathRules) -> bool:
