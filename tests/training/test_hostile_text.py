@@ -16,17 +16,11 @@ from sieverl.training.loop import train
 HOSTILE = "\x00\x1b]0;title\x07\x1b[2J\u202e\u2066\ud800\udfff\x9b31m\u2028\r\x08"
 
 
-class Cursed:
-    """A tokenizer whose decoded text is hostile, lone surrogates included."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.tokenizer, name)
-
-    def decode(self, tokens: Any, **options: Any) -> str:
-        return HOSTILE + self.tokenizer.decode(tokens, **options) + HOSTILE
+def cursed(tokenizer: Any) -> Any:
+    """The tokenizer, whose decoded text is hostile from now on, lone surrogates included."""
+    decode = tokenizer.decode
+    tokenizer.decode = lambda tokens, **options: HOSTILE + decode(tokens, **options) + HOSTILE
+    return tokenizer
 
 
 def test_a_run_keeps_responses_that_no_file_and_no_terminal_can_take_as_they_are(tmp_path: Path) -> None:
@@ -38,7 +32,7 @@ def test_a_run_keeps_responses_that_no_file_and_no_terminal_can_take_as_they_are
     )
     overrides = {"verify__name": f"{reward}:reward", "alarms__engine_mismatch": 0, "steps": 2, "data__check_gold": 0}
     run = fake_run(tmp_path, [r"\boxed{5}", r"\boxed{6}", r"\boxed{7}"], **overrides)
-    run.environment = replace(run.environment, tokenizer=Cursed(run.environment.tokenizer))
+    run.environment = replace(run.environment, tokenizer=cursed(run.environment.tokenizer))
     with run:
         train(run)
     rows = MetricsLog(tmp_path / "f" / "metrics.jsonl").rows()
@@ -47,7 +41,6 @@ def test_a_run_keeps_responses_that_no_file_and_no_terminal_can_take_as_they_are
     assert len(table) == 16
     kept = HOSTILE.replace("\ud800", "\ufffd").replace("\udfff", "\ufffd")
     assert all(row["response"].startswith(kept) and row["response"].endswith(kept) for row in table)
-    statuses = {
-        re.search(r"\d", row["response"].removeprefix(kept).removesuffix(kept))[0]: row["status"] for row in table
-    }  # type: ignore[index]
+    answers = [re.findall(r"boxed{(\d)}", row["response"]) for row in table]
+    statuses = {answer: row["status"] for (answer,), row in zip(answers, table, strict=True)}
     assert statuses == {"5": "correct", "6": "incorrect", "7": "verifier_error"}

@@ -15,7 +15,7 @@ from sieverl.verify import Pool
 from sieverl.verify.process import Worker
 
 LIMIT_S = 4.0
-GRACE_S = 10.0  # for a machine that is busy with other things; a search that is not linear in a megabyte takes minutes
+GRACE_S = 60.0  # a busy machine; a stall is longer
 MATH, LENIENT = {"name": "math"}, {"name": "math", "rules": "lenient"}
 # verifier, what makes its cases, how many of 10,000
 PLAN: list[tuple[dict[str, Any], Callable[[Random], Case], int]] = [
@@ -57,7 +57,7 @@ def verify_all(spec: dict[str, Any], made: list[Case], waits: Counter[str]) -> t
             pool.submit(key, case.response, case.row)
             slowest = max(slowest, time.monotonic() - began)
         verdicts = pool.collect()
-    assert sorted(verdicts) == list(range(len(made))), "each response has one verdict"
+    assert set(verdicts) == set(range(len(made))), "each response has one verdict"
     wrong = [f"{verdicts[key]} for {shown(case)}" for key, case in enumerate(made) if not holds(verdicts[key], case)]
     assert not wrong, "\n".join(wrong[:5])
     assert slowest < LIMIT_S + GRACE_S, "what needs no worker stalled the process that trains"
