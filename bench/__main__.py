@@ -10,7 +10,19 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from bench import ahead, learner, memory, report, rl_step, rollout, scale, selection, startup, time_to_accuracy
+from bench import (
+    ahead,
+    checkpoint,
+    learner,
+    memory,
+    report,
+    rl_step,
+    rollout,
+    scale,
+    selection,
+    startup,
+    time_to_accuracy,
+)
 from bench.compare import say
 
 Bench = Callable[[str, argparse.Namespace], dict[str, Any]]
@@ -23,6 +35,7 @@ BENCHES: dict[str, tuple[Bench, tuple[str, ...]]] = {
     "rl_step": (rl_step.run, ("short", "long-tail")),
     "scale": (scale.run, ("short", "100M")),
     "ahead": (ahead.run, ("short",)),
+    "checkpoint": (checkpoint.run, ("short",)),
     "time_to_accuracy": (time_to_accuracy.run, ("short",)),
 }
 
