@@ -266,9 +266,9 @@ def test_fuzz_words_that_steer_a_terminal_are_shown_as_text(work: Path, capsys: 
     assert err.endswith("unknown argument \\x1b]0;title\\x07\n")
 
 
-@pytest.mark.parametrize("arguments", [["train"], ["plan"], ["doctor", "--model"], ["eval", "--compare", "x"]])
+@pytest.mark.parametrize("arguments", [["train"], ["plan"], ["doctor", "--model"], ["eval", "--compare"]])
 def test_fuzz_a_name_that_is_too_long_for_the_system(work: Path, capsys: Capture, arguments: list[str]) -> None:
-    code, _, err = sieverl(capsys, *arguments, "a" * 5000)
+    code, _, err = sieverl(capsys, *arguments, "a" * 5000, *(["x"] if "--compare" in arguments else []))
     assert code in (2, 3)
     assert err.startswith("sieverl: ")
     assert "File name too long" in err

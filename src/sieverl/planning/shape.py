@@ -95,7 +95,7 @@ def from_config(config: Mapping[str, object], name: str) -> Shape:
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
             raise UsageError(
-                f"the configuration of {name} has {key} = {str(value)[:80]!r}; it must be a whole number from 1 to "
+                f"the configuration of {name} has {key} = {repr(value)[:80]}; it must be a whole number from 1 to "
                 f"{LARGEST:,}"
             )
         return value
