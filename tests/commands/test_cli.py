@@ -15,7 +15,7 @@ from sieverl import cli
 from sieverl.algorithms import ALGORITHMS, get_algorithm
 from sieverl.commands import demo, doctor
 from sieverl.errors import UsageError
-from sieverl.recipe import keys, load, to_toml
+from sieverl.recipe import Recipe, keys, load, to_toml
 from sieverl.run_dir.metrics import MetricsLog
 
 Capture = pytest.CaptureFixture[str]
@@ -272,3 +272,21 @@ def test_fuzz_a_name_that_is_too_long_for_the_system(work: Path, capsys: Capture
     assert code in (2, 3)
     assert err.startswith("sieverl: ")
     assert "File name too long" in err
+
+
+def test_fuzz_the_run_directory_of_a_recipe_is_not_overruled(
+    work: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sieverl train run/recipe.toml` began a new run in runs/recipe."""
+    seen: list[str] = []
+
+    def train_recipe(recipe: Recipe, *rest: object) -> int:
+        seen.append(recipe.run_dir)
+        return 0
+
+    monkeypatch.setattr("sieverl.commands.train.train_recipe", train_recipe)
+    Path("named.toml").write_text("steps = 1\n")
+    Path("own.toml").write_text('run_dir = "mine"\n')
+    for arguments in (["named.toml"], ["own.toml"], ["own.toml", "--run-dir", "other"]):
+        assert sieverl(capsys, "train", *arguments)[0] == 0
+    assert seen == ["runs/named", "mine", "other"]

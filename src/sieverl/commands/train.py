@@ -71,7 +71,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every command that trains."""
     vars(parser)["takes_recipe"] = True
     parser.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help="default: auto")
-    parser.add_argument("--run-dir", metavar="DIR", help="where the run is kept")
+    parser.add_argument(
+        "--run-dir",
+        metavar="DIR",
+        help="where the run is kept; default: run_dir of the recipe, else runs/NAME of its file",
+    )
     for key, what in (("algorithm", "NAME"), ("steps", "N"), ("seed", "N"), ("dtype", "NAME")):
         parser.add_argument(f"--{key}", metavar=what)
 
@@ -80,9 +84,10 @@ def run(options: Options) -> ExitCode:
     """Train the recipe."""
     from sieverl.recipe import load
 
-    changes = {"run_dir": f"runs/{Path(options.recipe).stem}", **options.changes()}
-    launch = LAUNCHERS[options.launcher](options)
-    return train_recipe(load(options.recipe, changes), options.resume, launch)
+    recipe = load(options.recipe, options.changes())
+    if "run_dir" not in recipe.model_fields_set:
+        recipe = recipe.model_copy(update={"run_dir": f"runs/{Path(options.recipe).stem}"})
+    return train_recipe(recipe, options.resume, LAUNCHERS[options.launcher](options))
 
 
 def _here(options: Options) -> None:
