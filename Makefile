@@ -5,6 +5,8 @@ VLLM := .venv-vllm/bin
 # A machine without an NVIDIA GPU takes PyTorch's CPU build where its index can be reached; another one the default build.
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 LOCK ?= requirements/ci.txt
+JOBS ?= 2  # tests that run at a time, each file in one process
+TEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
 
@@ -61,19 +63,21 @@ lint: setup
 	@$(BIN)/mypy
 
 test: lint
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+	@$(TEST) -m "not slow and not faults and not gpu"
 	@$(BIN)/python -m pytest --doctest-modules src/sieverl
 	@$(BIN)/coverage run -m pytest -q --durations=0 tests/algorithms
 	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100
 
 test-slow: setup
 	@$(MAKE) --no-print-directory vllm-env || echo "the environment of vLLM cannot be made; its tests are skipped"
-	@$(BIN)/python -m pytest -m "slow" -rs
+	@$(TEST) -m "slow" -rs
 
-# kill -9 at 200 random instants, and a cut at every operation of a run; the table of docs/reliability.md
+# kill -9 at 200 random instants, a cut at every operation of a run, 10,000 fuzzed inputs and as many hostile responses:
+# the table of docs/reliability.md
 test-faults: setup
 	@PYTHONPATH=tests:tests/training $(BIN)/python tests/training/kills.py --kills 200
-	@$(BIN)/python -m pytest tests/training/test_crash.py tests/training/test_corruption.py
+	@$(TEST) -m "not gpu" tests/training/test_crash.py tests/training/test_corruption.py
+	@$(TEST) -m "faults"
 
 # vLLM pins other versions than we do, so it has an environment of its own: the CPU build, without images and sound
 vllm-env: .venv-vllm/.done

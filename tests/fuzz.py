@@ -16,7 +16,7 @@ from typing import Any
 
 import hypothesis
 import matplotlib
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from sieverl.cli import main
@@ -26,7 +26,6 @@ from sieverl.text import printable
 SEED = int(os.environ.get("FUZZ_SEED", "0"))  # another one draws other examples
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod")
-# of libraries
 CACHES = (
     matplotlib.get_configdir(),
     matplotlib.get_cachedir(),
@@ -98,7 +97,13 @@ def fuzz(count: int, examples: st.SearchStrategy[Any], check: Callable[[Any], No
     seen = 0
 
     @hypothesis.seed(SEED)
-    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],  # the first example that fails is short enough, and a smaller one takes minutes
+    )
     @hypothesis.given(examples)
     def each(example: Any) -> None:
         nonlocal seen

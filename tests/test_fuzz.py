@@ -1,6 +1,6 @@
 """Recipes, command lines, rows, models and run directories as nobody meant them: one line of error, nothing lost.
 
-10,000 examples in `make test-slow`, some of them in `make test`; FUZZ_SEED draws others.
+10,000 examples in `make test-faults`, a fifth of them in `make test-slow`, some in `make test`; FUZZ_SEED draws others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sieverl.recipe import Recipe, keys
 from sieverl.run_dir import manifest
 
 pytestmark = pytest.mark.filterwarnings("default")
-COUNTS = {  # examples in `make test` and in `make test-slow`; those that load a model take longest
+COUNTS = {  # examples in `make test` and in `make test-faults`; those that load a model take longest
     "recipes": (100, 4000),
     "command_lines": (100, 4000),
     "rows": (50, 1400),
@@ -38,10 +38,12 @@ ROWS = [{"prompt": f"{a}+1=", "answer": str(a + 1), "extra": {"of": [a]}} for a 
 
 
 def counts(kind: str) -> pytest.MarkDecorator:
-    """The test of a kind with few examples, and with many."""
+    """The test of a kind with few examples, a fifth of many, and many."""
     few, many = COUNTS[kind]
-    patient = [pytest.mark.slow, pytest.mark.timeout(3600)]
-    return pytest.mark.parametrize("count", [few, pytest.param(many, marks=patient)])
+    some = pytest.param(many // 5, marks=pytest.mark.slow)
+    return pytest.mark.parametrize(
+        "count", [few, some, pytest.param(many, marks=[pytest.mark.faults, pytest.mark.timeout(3600)])]
+    )
 
 
 def test_there_are_ten_thousand_examples() -> None:
@@ -87,7 +89,9 @@ def recipes(draw: st.DrawFn) -> bytes:
         value = draw(st.one_of(VALUES, NUMBERS, edited(default(key)) if key in KEYS else VALUES))
         inner, (*path, last) = tables, key.split(".")
         for part in path:
-            inner = inner.setdefault(part, {})
+            if not isinstance(inner.get(part), dict):
+                inner[part] = {}
+            inner = inner[part]
         inner[last] = value
     text = tomli_w.dumps(without_none(tables)).encode(errors="surrogatepass")
     return text if draw(st.integers(0, 5)) else draw(bytes_of(text))
@@ -334,7 +338,6 @@ def without_picture(run_dir: Path) -> Path:
     return run_dir / "curve.png"
 
 
-@pytest.mark.slow
 @counts("run_directories")
 def test_run_directories(count: int, here: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sieverl.display.plot.curve", without_picture)  # it is most of the time

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import BASE
+from fakes import Characters
 from safetensors.torch import load_file, save_file
 
 from sieverl.errors import DataError
-from sieverl.model.load import load_adapters, load_model, load_tokenizer
+from sieverl.model.load import load_adapters, load_model, load_tokenizer, stop_ids
 
 
 @pytest.fixture
@@ -224,3 +225,10 @@ def test_i14_deeply_nested_tables_are_refused(model):
         shutil.copytree(BASE, model)
         (model / name).write_text('{"a":' * 100_000 + "1" + "}" * 100_000)
         refused(f"{name} is not valid JSON", load_tokenizer)
+
+
+def test_end_ids_that_are_none_are_refused(model):
+    for ids in ("NaN", "Infinity", "{}", "2.0", "9223372036854775808", "-1", "[2, null]", '["</s>"]', "true"):
+        config = Path("m/generation_config.json")
+        config.write_text(f'{{"eos_token_id": {ids}, "pad_token_id": 260}}')
+        refused("eos_token_id in generation_config.json", load=lambda path: stop_ids(load_model(path), Characters()))

@@ -99,6 +99,15 @@ def test_300_hostile_responses(waits: Counter[str]) -> None:
 
 
 @pytest.mark.slow
+def test_2_000_hostile_responses(waits: Counter[str]) -> None:
+    total = run_plan(5, 2, waits)
+    assert total["correct"] > 600
+    assert total["incorrect"] > 600
+    assert total["verifier_timeout"] <= 12
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
 def test_10_000_hostile_responses(waits: Counter[str]) -> None:
     total = run_plan(1, 0, waits)
     verdicts = sum(count for name, count in total.items() if name not in ("megabytes", "restarts"))

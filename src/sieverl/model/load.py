@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -28,17 +27,19 @@ from sieverl.model.files import (
 )
 from sieverl.model.policy import Policy
 from sieverl.model.types import CausalModel
+from sieverl.text import printable
 from sieverl.types import Tokenizer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 PLAIN_TEXT = "1 + 1 = 2"
+LARGEST_ID = 2**31  # of any vocabulary
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "tekken.json", "*.tiktoken", "*.spm")
 
 
 def stop_ids(model: CausalModel, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Every id that ends a response: the generation config's `eos_token_id` (one or several), else the tokenizer's.
 
-    Raises a DataError without any.
+    Raises a DataError without any, and for one that is no id of a token.
     """
     config = getattr(model, "generation_config", None)
     ids = getattr(config, "eos_token_id", None)
@@ -46,7 +47,15 @@ def stop_ids(model: CausalModel, tokenizer: Tokenizer) -> tuple[int, ...]:
         ids = tokenizer.eos_token_id
     if ids is None:
         raise DataError("the model has no end-of-text token; set eos_token_id in its generation_config.json")
-    return tuple(int(i) for i in (ids if isinstance(ids, Sequence) else [ids]))
+    several = ids if isinstance(ids, list | tuple) else [ids]
+    wrong = [i for i in several if type(i) is not int or not 0 <= i < LARGEST_ID]
+    if wrong:
+        found = printable(repr(wrong[0]))[:80]
+        raise DataError(
+            f"eos_token_id in generation_config.json has {found}; it takes one id, or a list of them, as in "
+            '"eos_token_id": [151645, 151643]'
+        )
+    return tuple(several)
 
 
 # --- loading ----------------------------------------------------------------------------------------
