@@ -5,7 +5,8 @@ VLLM := .venv-vllm/bin
 # A machine without an NVIDIA GPU takes PyTorch's CPU build where its index can be reached; another one the default build.
 TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu)
 LOCK ?= requirements/ci.txt
-JOBS ?= 2  # tests that run at a time, each file in one process
+# tests that run at a time, each file in one process
+JOBS ?= 2
 TEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
