@@ -34,15 +34,20 @@ HOSTILE = {
 }
 
 
+def children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_i11_a_template_that_fails_is_one_line_within_its_deadline(name, monkeypatch):
+    before = children()  # tests of multiprocessing leave its resource tracker
     monkeypatch.setattr(chat, "PATIENCE_S", 2.0)
     with pytest.raises(
         DataError, match=r"the chat template refuses prompt 0 with the roles user: .*template style"
     ) as e:
         render(tokenizer(HOSTILE[name]), PROMPT, Template("chat"))
     assert len(str(e.value).splitlines()) == 1
-    assert not psutil.Process().children(), "nothing is left"
+    assert not children() - before, "nothing is left"
 
 
 def test_i11_the_prompt_that_a_template_fails_on_is_named():
@@ -60,7 +65,7 @@ def test_i11_many_prompts_are_rendered_in_order_as_one_by_one():
 
 
 def test_i11_what_runs_apart_cannot_stop_or_change_this_process():
-    changed = []
+    changed, before = [], children()
 
     def act(value: str) -> str:
         changed.append(value)
@@ -76,7 +81,7 @@ def test_i11_what_runs_apart_cannot_stop_or_change_this_process():
             list(apart(act, ["a", value], 5.0, 100))
         assert error.value.index == 1
     assert changed == []
-    assert not psutil.Process().children()
+    assert not children() - before
 
 
 # --- rows -------------------------------------------------------------------------------------------
