@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import fuzz
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from saved_runs import HOSTILE, make_run, response
 from starlette.testclient import TestClient
@@ -271,6 +275,39 @@ def test_a_damaged_or_newer_step_is_named_and_the_others_are_shown(client: TestC
     assert client.get("/run/one/step/3").status_code == 200
     assert client.get("/run/one/search?q=times").status_code == 200
     assert "step-000002.parquet is left out" in client.get("/run/one").text
+
+
+@pytest.mark.parametrize("count", [25, pytest.param(400, marks=pytest.mark.slow)])
+def test_a_run_directory_harmed_at_random_never_fails_the_viewer(tmp_path: Path, count: int) -> None:
+    whole, run = make_run(tmp_path / "whole"), tmp_path / "runs" / "one"
+    names = sorted(fuzz.contents(whole))
+
+    def check(example: tuple[str, bytes | None]) -> None:
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(whole, run)
+        name, data = example
+        (run / name).unlink() if data is None else (run / name).write_bytes(data)
+        with TestClient(app(run.parent), base_url=HOME) as client:
+            for page in PAGES[:-4]:
+                assert client.get(page).status_code in (200, 404), page
+
+    fuzz.fuzz(count, fuzz.harmed(whole, names), check)
+
+
+def test_columns_of_another_kind_are_named(client: TestClient, folder: Path) -> None:
+    path = rollout_path(folder / "one", 2)
+    whole = pq.read_table(path)
+    for name, values, said in (
+        ("group", ["a"] * 12, "its column group is string, not int64"),
+        ("correct", [None] * 12, "its column correct is null"),
+        ("reward", [None, *[1.0] * 11], "its column reward has gaps"),
+        ("tokens", [["x"]] * 12, "its column tokens is list"),
+    ):
+        place = whole.column_names.index(name)
+        pq.write_table(whole.set_column(place, name, pa.array(values)), path)
+        assert said in client.get("/run/one/step/2").text
+    pq.write_table(whole.drop_columns(["prompt"]), path)
+    assert "it has no column prompt" in client.get("/run/one/step/2").text
 
 
 def test_a_run_without_a_row_a_recipe_or_responses(folder: Path) -> None:

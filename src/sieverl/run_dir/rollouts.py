@@ -71,6 +71,7 @@ class RolloutRow:
 COLUMNS = {f.name: str(f.type).removesuffix(" | None") for f in fields(RolloutRow) if f.name != "parts"}
 NULLABLE = {f.name for f in fields(RolloutRow) if str(f.type).endswith(" | None")}
 TEXTS = [name for name, kind in COLUMNS.items() if kind == "str"]
+NEW = ("extracted", "reason", "tokens", "engine_logp", "learner_logp")  # which files of version 1 lack
 LISTS = [name for name, kind in COLUMNS.items() if kind.startswith("Sequence")]
 DICTIONARIES = ["prompt", "answer", "status", "reason"]  # columns with few values; dictionaries of others cost time
 
@@ -89,7 +90,7 @@ def write_rollouts(run_dir: Path, step: int, rows: Sequence[RolloutRow], kind: K
     columns: dict[str, list[object]] = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
     columns |= {name: [None if (x := getattr(row, name)) is None else storable(x) for row in rows] for name in TEXTS}
     columns |= {f"{PART}{name}": [row.parts.get(name) for row in rows] for name in parts}
-    schema = _schema(parts)
+    schema = schema_of(parts)
     columns |= {name: _lists(columns[name], schema.field(name).type) for name in LISTS}
     table = pa.table(columns, schema=schema.with_metadata({MARK: str(VERSION).encode()}))
 
@@ -110,7 +111,8 @@ def _lists(rows: Sequence[Any], kind: pyarrow.ListType) -> pyarrow.ListArray:
     return pa.ListArray.from_arrays(offsets, pa.array(numbers), type=kind, mask=missing)
 
 
-def _schema(parts: Sequence[str]) -> pyarrow.Schema:
+def schema_of(parts: Sequence[str]) -> pyarrow.Schema:
+    """The columns and their types, with those of the named parts of a reward."""
     import pyarrow as pa
 
     types = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "str": pa.string()}
@@ -132,8 +134,8 @@ def read_rollouts(run_dir: Path, step: int, kind: Kind = "step") -> list[Rollout
         known = {status.value for status in Status}
         if any(needed) or not known.issuperset(table["status"].to_pylist()):
             return []
-        table = table.select(_schema(parts).names)
-        if table.schema.types != _schema(parts).types:
+        table = table.select(schema_of(parts).names)
+        if table.schema.types != schema_of(parts).types:
             return []
         return [_row(row) for row in table.to_pylist()]
     except (OSError, pa.ArrowException, KeyError, TypeError):  # missing, damaged, or of another version

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sieverl.errors import DataError, first_line
 from sieverl.run_dir import manifest
 from sieverl.run_dir.metrics import MetricsLog
-from sieverl.run_dir.rollouts import COLUMNS, MARK, VERSION, Kind, rollout_path
+from sieverl.run_dir.rollouts import COLUMNS, MARK, NEW, NULLABLE, PART, VERSION, Kind, rollout_path, schema_of
 from sieverl.types import JsonObject, Metrics
 
 if TYPE_CHECKING:
@@ -123,15 +123,14 @@ class SavedRun:
         path = rollout_path(self.path, step, kind)
         try:
             schema = pq.read_schema(path)
-            version = _version(schema.metadata)
-            if version > VERSION:
-                self._missing(path, f"it is of version {version}; this program reads up to {VERSION}")
-                return None
-            wanted = list(columns or [*COLUMNS, *(name for name in schema.names if name not in COLUMNS)])
+            check_schema(schema)
+            parts = [name for name in schema.names if name.startswith(PART)]
+            wanted = list(columns or [*COLUMNS, *parts])
             table = pq.read_table(path, columns=[name for name in wanted if name in schema.names], filters=where)
+            check_gaps(table)
         except FileNotFoundError:
             return None
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             self._missing(path, first_line(error))
             return None
         for name in wanted:
@@ -200,6 +199,29 @@ def _numbers(folder: Path, kind: Kind) -> list[int]:
     """The steps of the files of a kind, ascending."""
     names = (path.stem.removeprefix(f"{kind}-") for path in folder.glob(f"{kind}-*.parquet"))
     return sorted(int(name) for name in names if name.isdigit() and name.isascii())
+
+
+def check_schema(schema: pyarrow.Schema) -> None:
+    """Raise a ValueError for a file of a newer version, or whose columns are not those that this program writes."""
+    import pyarrow as pa
+
+    version = _version(schema.metadata)
+    if version > VERSION:
+        raise ValueError(f"it is of version {version}; this program reads up to {VERSION}")
+    ours = schema_of([])
+    for name in schema.names:
+        wanted = ours.field(name).type if name in COLUMNS else pa.float64()
+        if (name in COLUMNS or name.startswith(PART)) and schema.field(name).type != wanted:
+            raise ValueError(f"its column {name} is {schema.field(name).type}, not {wanted}")
+    if missing := [name for name in COLUMNS if name not in schema.names and name not in NEW]:
+        raise ValueError(f"it has no column {missing[0]}")
+
+
+def check_gaps(table: pyarrow.Table) -> None:
+    """Raise a ValueError where a column has nulls that must not have any."""
+    for name in table.column_names:
+        if name in COLUMNS and name not in {*NULLABLE, *NEW} and table[name].null_count:
+            raise ValueError(f"its column {name} has gaps")
 
 
 def _version(metadata: dict[bytes, bytes] | None) -> int:

@@ -121,7 +121,7 @@ def table_of(request: Request) -> tuple[SavedRun, Kind, int, Any]:
         raise HTTPException(404, "an address has /step/ or /eval/ before its number")
     table = store_of(request).responses(found, number, kind)
     if table is None:
-        why = next((text for text in found.problems if f"{kind}-{number:06d}" in text), "it has no file")
+        why = next((text for text in reversed(found.problems) if f"{kind}-{number:06d}" in text), "it has no file")
         logged = ", ".join(map(str, find.nearest(found.logged[kind], number)))
         raise HTTPException(
             404, f"the responses of {kind} {number} cannot be shown: {why}; there are {logged or 'none'}"
