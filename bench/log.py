@@ -33,7 +33,7 @@ def run(workload: str, options: Namespace) -> Row:
 
     with tempfile.TemporaryDirectory() as folder:
         changes = {"run_dir": folder, "threads": 1, "steps": 10**6, "evaluate.source": "", "evaluate.every": 0}
-        loop.log_rollouts = timed
+        setattr(loop, "log_rollouts", timed)  # noqa: B010
         try:
             with prepare(load(RECIPE, changes), say=lambda text: None) as one:
                 for _ in range(STEPS):
@@ -41,7 +41,7 @@ def run(workload: str, options: Namespace) -> Row:
                     loop.one_step(one)
                     steps.append(time.perf_counter() - began)
         finally:
-            loop.log_rollouts = before
+            setattr(loop, "log_rollouts", before)  # noqa: B010
         rows = read_rollouts(Path(folder), STEPS)
         size = rollout_path(Path(folder), STEPS).stat().st_size / sum(row.length for row in rows)
         many = [replace(row, group=row.group + 1000 * i, logp=row.logp - i) for i in range(COPIES) for row in rows]

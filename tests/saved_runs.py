@@ -60,7 +60,7 @@ def make_run(folder: Path, name: str = "one", steps: int = 3, seed: int = 0) -> 
     for step in range(1, steps + 1):
         write_rollouts(run, step, [response(step, g, k, *_of_group(g, k)) for g in range(3) for k in range(4)])
     for step in (0, steps):
-        evaluated = {"kept": None, "reason": None, "advantage": None, "learner_logp": None}
+        evaluated: dict[str, Any] = {"kept": None, "reason": None, "advantage": None, "learner_logp": None}
         rows = [response(step, g, k, k < g + (step > 0), **evaluated) for g in range(3) for k in range(4)]
         write_rollouts(run, step, rows, "eval")
     make_tokenizer(run / "tokenizer.json")
