@@ -15,6 +15,7 @@ import fuzz
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import ROOT
 from saved_runs import HOSTILE, make_run, response
 from starlette.testclient import TestClient
 
@@ -408,3 +409,12 @@ def test_it_serves_and_ctrl_c_ends_it(folder: Path) -> None:
         server.should_exit = True
         thread.join(30)
     assert not thread.is_alive()
+
+
+def test_the_page_of_the_viewer_names_every_option_and_colour(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "view.md").read_text()
+    with pytest.raises(SystemExit):
+        main(["view", "--help"])
+    options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help"}
+    assert options == set(re.findall(r"^\| `(--[a-z-]+)", page, re.MULTILINE))
+    assert f"{view.PORT} by default" in page

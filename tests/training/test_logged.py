@@ -156,3 +156,10 @@ def test_the_page_names_every_column_and_reason() -> None:
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(COLUMNS)
     for reason in ("all_wrong", "all_correct", "incorrect", "correct", "truncated", "no_advantage", "not_chosen"):
         assert f"`{reason}`" in page
+
+
+def test_the_example_of_the_page_runs(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "run-directory.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    exec(code.replace("runs/demo-1/rollouts/step-000120", str(finished / "rollouts" / "step-000003")), {})
+    assert "'reason': 'all_wrong'" in capsys.readouterr().out
