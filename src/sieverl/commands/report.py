@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sieverl.errors import DataError, first_line, nearest
+from sieverl.errors import DataError, UsageError, first_line, nearest
 
 if TYPE_CHECKING:
     from sieverl.run_dir.saved import SavedRun
@@ -40,10 +40,15 @@ def run(options: Options) -> None:
     from sieverl.display.terminal import Terminal
     from sieverl.files import check_writable
 
-    folders = list({path.resolve(): path for path in map(Path, options.runs)}.values())
+    named: dict[Path, Path] = {}
+    for path in map(Path, options.runs):
+        named.setdefault(path.resolve(), path)  # a run that is named twice is one
+    folders = list(named.values())
     output = Path(options.output or (folders[0] / NAME if len(folders) == 1 else NAME))
     runs = [read(path) for path in folders]
-    check_writable(output, "the report", "--output")
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a directory; give the name of a file, such as {output / NAME}")
+    check_writable(output.parent, "the report in", "--output")
     if options.figures:
         check_writable(Path(options.figures), "the figures", "--figures")
     write_report(runs, output, Path(options.figures) if options.figures else None)

@@ -141,7 +141,9 @@ def heat_map(
     for column, (at, parts) in enumerate(zip(x, shares, strict=True)):
         for row, share in enumerate(parts):
             if real(share):
-                note = Markup("<title>{}</title>").format(f"{x_label} {shown(at)}, {names[row]}: {shown(share, True)}")
+                note = Markup("<title>{}</title>").format(
+                    clean(f"{x_label} {shown(at)}, {names[row]}: {shown(share, True)}")
+                )
                 place = (start + column * wide, TOP + PLOT - (row + 1) * high, wide * 0.94, high * 0.94)
                 body.append(Markup(cell).format(*place, 0.06 + 0.94 * min(1.0, share), note))
     marks = range(0, len(x), max(1, math.ceil(len(x) / 8)))

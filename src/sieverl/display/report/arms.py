@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Arm:
         """A metric over the steps, or its running mean; of several runs the mean with its interval over them."""
         found = [points_of(run, metric) for run in self.runs]
         found = [running_mean(points) for points in found] if smooth else found
-        values = {step: [points[step] for points in found if step in points] for step in sorted({*chain_keys(found)})}
+        values = {step: [points[step] for points in found if step in points] for step in sorted(set().union(*found))}
         whole = {step: over_seeds(values.get(step, [])) for step in with_gaps(sorted({*self.steps(), *values}))}
         notes = [f"{len(values[s])} of {len(found)} runs" if len(found) > 1 and s in values else "" for s in whole]
         mean, low, high = zip(*whole.values(), strict=True) if whole else ((), (), ())
@@ -40,12 +40,6 @@ class Arm:
     def steps(self) -> set[int]:
         """The steps that have a row with more than an evaluation."""
         return {int(row["step"]) for run in self.runs for row in run.rows if "time/step" in row or "reward/mean" in row}
-
-
-def chain_keys(found: Sequence[Points]) -> Iterator[int]:
-    """The steps of all of them."""
-    for points in found:
-        yield from points
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
@@ -67,15 +61,8 @@ def with_gaps(steps: Sequence[int]) -> list[int]:
     >>> with_gaps([1, 2, 7])
     [1, 2, 3, 7]
     """
-    ends = [*steps[1:], None]
-    return [
-        s for step, after in zip(steps, ends, strict=True) for s in ((step, step + 1) if gap(step, after) else (step,))
-    ]
-
-
-def gap(step: int, after: int | None) -> bool:
-    """Whether steps are missing between two."""
-    return after is not None and after > step + 1
+    holes = {before + 1 for before, after in pairwise(steps) if after > before + 1}
+    return sorted({*steps, *holes})
 
 
 def value_of(row: Metrics, metric: str) -> float | None:

@@ -51,13 +51,14 @@ class Response:
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt with responses to it."""
+    """A prompt with responses to it; an `open` one need not be opened by the reader."""
 
     title: str
     prompt: str
     answer: str
     responses: Sequence[Response]
     note: str = ""
+    open: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,33 @@ from sieverl.types import BoolArray
 
 MOST = 16  # responses of a group
 PROMPTS = 8  # of the held-out ones, of each kind
-SHOWN = ("group", "sample", "prompt_id", "prompt", "answer", "response", "reward", "correct", "status", "length")
-JUDGED = ("extracted", "kept", "reason", "advantage")
+SHOWN = [
+    "step",
+    "group",
+    "sample",
+    "prompt_id",
+    "prompt",
+    "answer",
+    "response",
+    "reward",
+    "correct",
+    "status",
+    "length",
+]
+JUDGED = ["extracted", "kept", "reason", "advantage"]
 FACTS = {"status": "status", "reward": "reward", "extracted": "read", "advantage": "advantage", "length": "tokens"}
+READ = {"step": "step", "status": "status", "extracted": "read", "length": "tokens"}  # of held-out prompts
+ABOUT_GROUPS = (
+    "What the model wrote, what the verifier read, and whether the learner saw it. Good: the groups that are kept hold "
+    "right and wrong answers, and the wrong ones are wrong for a reason you can see."
+)
+ABOUT_IMPROVED = (
+    "Correct responses at the first and the last evaluation. Good: the reasoning changed, not only the answer."
+)
+ABOUT_UNSOLVED = (
+    "{} of {} prompts have no correct response in any of the {} evaluations that were read. Good: they are hard; where "
+    "the gold answer looks wrong, the fault is in the data."
+)
 WANTED: dict[str, Callable[[BoolArray, BoolArray], bool]] = {
     "Kept": lambda correct, kept: bool(kept.any() and correct.any() and not correct.all()),
     "All wrong": lambda correct, kept: not correct.any(),
@@ -33,15 +58,12 @@ def groups(run: SavedRun) -> list[Examples]:
         found = numbers(run, step, ("group", "correct", "kept"))
         if found is not None and len(found["group"]):
             chosen = first_of_each(found)
-            rows = texts(run, step, (*SHOWN, *JUDGED), [("group", "in", sorted(set(chosen.values())))])
-            by_group = {kind: [row for row in rows if row["group"] == group] for kind, group in chosen.items()}
-            made = [group(f"{kind}: group {chosen[kind]}", some, _facts) for kind, some in by_group.items() if some]
-            lacking = [kind.lower() for kind in WANTED if kind not in chosen]
-            about = (
-                "What the model wrote, what the verifier read, and whether the learner saw it. Good: the groups that "
-            )
-            about += "are kept hold right and wrong answers, and the wrong ones are wrong for a reason you can see."
-            about += f" This step has no group of the kind: {', '.join(lacking)}." if lacking else ""
+            rows = texts(run, step, [*SHOWN, *JUDGED], [("group", "in", sorted(set(chosen.values())))])
+            by_kind = {kind: [row for row in rows if row["group"] == number] for kind, number in chosen.items()}
+            made = [group(f"{kind}: group {chosen[kind]}", some, _facts) for kind, some in by_kind.items() if some]
+            lacking = ", ".join(kind.lower() for kind in WANTED if kind not in chosen)
+            about = ABOUT_GROUPS + (f" This step has no group of the kind: {lacking}." if lacking else "")
+            made[:1] = [replace(one, open=True) for one in made[:1]]
             return [Examples(f"Groups of step {step}", about, made)] if made else []
     return []
 
@@ -75,9 +97,10 @@ def group(title: str, rows: Sequence[Mapping[str, Any]], facts: Callable[[Mappin
 
 def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     said = "kept" if row["kept"] is True else f"not kept: {cut(row['reason'] or 'no reason is logged', 60)}"
-    return [(name, text(row[column])) for column, name in FACTS.items() if row[column] is not None] + [
-        ("learner", said)
+    found = [
+        (name, text(row[column])) for column, name in FACTS.items() if column != "step" and row[column] is not None
     ]
+    return [*found, ("learner", said)]
 
 
 def text(value: object) -> str:
@@ -98,16 +121,9 @@ def prompts(run: SavedRun, found: Sequence[Counts]) -> list[Examples]:
     unsolved = [i for i in last.correct if not any(one.correct.get(i) for one in found)]
     out = []
     if improved:
-        about = (
-            "Correct responses at the first and the last evaluation. Good: the answer changed since the reasoning did."
-        )
-        out.append(Examples("Most improved held-out prompts", about, _changed(run, improved, first, last)))
+        out.append(Examples("Most improved held-out prompts", ABOUT_IMPROVED, _changed(run, improved, first, last)))
     if unsolved:
-        about = f"{len(unsolved)} of {len(last.correct)} prompts have no correct response in {len(found)} evaluation"
-        about += (
-            f"{'s' if len(found) > 1 else ''}. Good: they are hard; prompts whose gold answer looks wrong are a fault "
-        )
-        about += "of the data."
+        about = ABOUT_UNSOLVED.format(len(unsolved), len(last.correct), len(found))
         out.append(Examples("Never solved held-out prompts", about, _never(run, unsolved[:PROMPTS], last)))
     return out
 
@@ -115,37 +131,39 @@ def prompts(run: SavedRun, found: Sequence[Counts]) -> list[Examples]:
 def _of(run: SavedRun, step: int, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
     """The rows of some prompts of an evaluation."""
     kind: Kind = "eval"
-    rows = texts(run, step, (*SHOWN, *JUDGED), [("prompt_id", "in", list(ids))], kind)
+    rows = texts(run, step, [*SHOWN, *JUDGED], [("prompt_id", "in", list(ids))], kind)
     return {i: [row for row in rows if row["prompt_id"] == i] for i in ids}
 
 
 def _changed(run: SavedRun, ids: Sequence[int], first: Counts, last: Counts) -> list[Group]:
+    """A wrong response before and a right one after, of each prompt."""
     before, after = _of(run, first.step, ids), _of(run, last.step, ids)
     out = []
     for i in ids:
         rows = [*_first(before[i], False), *_first(after[i], True)]
         if rows:
-            steps = {id(row): one.step for row, one in zip(rows, (first, last), strict=False)}
             counts = (
                 f"{first.correct[i]} of {first.samples[i]} correct before, {last.correct[i]} of {last.samples[i]} after"
             )
-            made = group(counts, rows, lambda row, at=steps: [("step", str(at[id(row)])), *_read(row)])  # type: ignore[misc]
-            out.append(made)
+            out.append(group(f"{_start(rows[0])}: {counts}", rows, _read))
     return out
 
 
 def _never(run: SavedRun, ids: Sequence[int], last: Counts) -> list[Group]:
-    rows = _of(run, last.step, ids)
+    """The first response to each prompt, and the answers that were read most often."""
     out = []
-    for i in ids:
-        if rows[i]:
-            common = Counter(cut(row["extracted"], 60) for row in rows[i] if row["extracted"] is not None).most_common(
-                3
-            )
-            read = ", ".join(f"{answer} ({count})" for answer, count in common)
-            title = f"0 of {last.samples[i]} correct" + (f"; answers read: {read}" if read else "")
-            out.append(group(title, rows[i][:1], _read))
+    for rows in _of(run, last.step, ids).values():
+        if rows:
+            common = Counter(cut(row["extracted"], 60) for row in rows if row["extracted"] is not None).most_common(3)
+            read = ", ".join(f"{answer} ({count})" for answer, count in common) or "none"
+            out.append(group(f"{_start(rows[0])}: answers read: {read}", rows[:1], _read))
     return out
+
+
+def _start(row: Mapping[str, Any]) -> str:
+    """The beginning of a prompt, on one line."""
+    prompt = " ".join(str(row["prompt"])[:200].split())
+    return prompt if len(prompt) <= 60 else f"{prompt[:60]}..."
 
 
 def _first(rows: Iterable[dict[str, Any]], correct: bool) -> list[dict[str, Any]]:
@@ -153,4 +171,4 @@ def _first(rows: Iterable[dict[str, Any]], correct: bool) -> list[dict[str, Any]
 
 
 def _read(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(FACTS[c], text(row[c])) for c in ("status", "extracted", "length") if row[c] is not None]
+    return [(name, text(row[column])) for column, name in READ.items() if row[column] is not None]
