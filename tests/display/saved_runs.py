@@ -71,8 +71,8 @@ def row(step: int, group: int, sample: int, correct: bool, **changes: Any) -> Ro
     values: dict[str, Any] = {
         "step": step, "group": group, "sample": sample, "prompt_id": group, "prompt": f"{group}+1",
         "answer": str(group + 1), "response": f"response {group}/{sample}", "reward": float(correct),
-        "correct": correct, "status": "correct" if correct else "incorrect", "length": 10, "truncated": False, "extracted": "7",
-        "kept": True, "advantage": 1.0, "logp": -1.0,
+        "correct": correct, "status": "correct" if correct else "incorrect", "length": 10, "truncated": False,
+        "extracted": "7", "kept": True, "advantage": 1.0, "logp": -1.0,
     }  # fmt: skip
     return RolloutRow(**{**values, **changes})
 
