@@ -220,7 +220,7 @@ def test_doctor_says_what_is_missing_and_how_to_add_it(capsys: Capture, monkeypa
 
 
 def test_help_of_each_command(capsys: Capture) -> None:
-    for command in ("demo", "train", "verify", "data", "algorithms", "doctor"):
+    for command in ("demo", "train", "verify", "data", "report", "algorithms", "doctor"):
         code, out, _ = sieverl(capsys, command, "--help")
         assert code == 0
         assert "usage: sieverl " + command in out

@@ -136,6 +136,7 @@ def train_recipe(
     ending: Callable[[Path, Console], None] | None = None,
 ) -> ExitCode:
     """Train, show the progress and what came of it; `launch` starts the ranks, `ending` prints more at the end."""
+    from sieverl.commands import report
     from sieverl.display import plot
     from sieverl.display.console import summary
     from sieverl.display.terminal import Terminal
@@ -149,10 +150,10 @@ def train_recipe(
     run_dir = Path(recipe.run_dir)
     if outcome.rank == 0 and run_dir.is_dir():  # a cluster may have kept it where this machine does not see it
         summary(run_dir, console)
-        picture = plot.curve(run_dir)
+        picture, page = plot.curve(run_dir), report.at_the_end(run_dir)
         if ending:
             ending(run_dir, console)
-        console.print(f"run directory: {run_dir}\npicture:       {picture}", highlight=False)
+        console.print(f"run directory: {run_dir}\npicture:       {picture}\nreport:        {page}", highlight=False)
     return ExitCode.DONE
 
 

@@ -75,13 +75,13 @@ def line_chart(
     `limits` are of the y axis, None where the data say it; `percent` shows shares; `whole` x are shown as integers.
 
     >>> line_chart("accuracy", [Series("a", [0, 1], [0.25, 0.5])], "step", "share", percent=True)[:75]
-    Markup('<svg class="chart" role="img" viewBox="0 0 440 274"><title>accuracy</title>')
+    Markup('<svg class="chart" role="img" viewBox="0 0 440 278"><title>accuracy</title>')
     """
     curves = [thinned(one) for one in series]
     xs = [x for one in curves for x, y in zip(one.x, one.y, strict=True) if y is not None]
     ys = [y for one in curves for part in (one.y, one.low, one.high) for y in part if y is not None]
     legend, rows = _legend(series)
-    height = TOP + PLOT + BOTTOM + rows * ROW
+    height = TOP + PLOT + BOTTOM + rows * ROW + 4
     if not xs:
         return picture(title, f"{title}: {EMPTY}", height, [words(WIDTH / 2, TOP + PLOT / 2, EMPTY, "middle")])
     frame = Frame(*padded(xs, (min(xs), max(xs))), *padded(ys, limits))
@@ -100,8 +100,10 @@ def bar_chart(title: str, names: Sequence[str], series: Sequence[Series], unit: 
     """
     values = [[real(y) for y in one.y[: len(names)]] for one in series]
     largest = max((abs(y) for row in values for y in row if y is not None), default=0.0) or 1.0
-    legend, rows = _legend(series, TOP + (len(names) * (len(series) + 0.6)) * 14 + 8)
-    start, room, body, said, y = 130, WIDTH - 130 - 70, [], [], float(TOP)
+    legend, rows = _legend(
+        [replace(one, style="dots") for one in series], TOP - 10 + (len(names) * (len(series) + 0.6)) * 14 + 8
+    )
+    start, room, body, said, y = 130, WIDTH - 130 - 70, [], [], TOP - 10.0
     for number, name in enumerate(names):
         body.append(words(start - 8, y + 7 * len(series) + 4, cut(name, 20), "name right"))
         for place, row in enumerate(values):
@@ -139,7 +141,9 @@ def heat_map(
     for column, (at, parts) in enumerate(zip(x, shares, strict=True)):
         for row, share in enumerate(parts):
             if real(share):
-                note = Markup("<title>{}</title>").format(f"{x_label} {shown(at)}, {names[row]}: {shown(share, True)}")
+                note = Markup("<title>{}</title>").format(
+                    clean(f"{x_label} {shown(at)}, {names[row]}: {shown(share, True)}")
+                )
                 place = (start + column * wide, TOP + PLOT - (row + 1) * high, wide * 0.94, high * 0.94)
                 body.append(Markup(cell).format(*place, 0.06 + 0.94 * min(1.0, share), note))
     marks = range(0, len(x), max(1, math.ceil(len(x) / 8)))
@@ -196,7 +200,7 @@ def _axes(frame: Frame, x_label: str, y_label: str, percent: bool, whole: bool) 
         yield words(frame.across(value), bottom + 15, shown(value), "middle")
     yield Markup('<path class="axis" d="M{} {}H{}"/>').format(LEFT, bottom, right)
     yield words((LEFT + right) / 2, bottom + 32, cut(x_label, 60), "middle")
-    yield words(LEFT - 44, TOP - 3, cut(y_label, 60), "unit")
+    yield words(4, TOP - 11, cut(y_label, 60), "unit")
 
 
 def _tone(series: Series, place: int) -> int:
@@ -229,8 +233,9 @@ def _curve(one: Series, place: int, frame: Frame, percent: bool, x_label: str) -
     if one.style != "dots":
         yield Markup('<path class="line" d="{}"/>').format(path(points))
     seen = [i for i, point in enumerate(points) if point is not None]
-    dotted = one.style in ("dots", "path")
-    for i in seen if dotted else seen[:: math.ceil(len(seen) / SPOTS) or 1]:
+    dotted = one.style in ("dots", "path") or len(seen) == 1
+    every = 1 if dotted else math.ceil(len(seen) / SPOTS) or 1
+    for i in [] if one.style == "faint" else seen[::every]:
         x, y = points[i] or (0.0, 0.0)
         spot = '<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{}"><title>{}</title></circle>'
         yield Markup(spot).format("dot" if dotted else "spot", x, y, 4, clean(_said(one, i, percent, x_label)))
@@ -263,10 +268,10 @@ def _legend(series: Sequence[Series], top: float = TOP + PLOT + BOTTOM) -> tuple
     named = [(place, one) for place, one in enumerate(series) if len(series) > 1]
     for place, one in named:
         label = cut(one.label, 48)
-        width = 34 + 6.0 * len(label)
+        width = 42 + 6.0 * len(label)
         if x > LEFT and x + width > WIDTH:
             x, row = float(LEFT), row + 1
-        y = top + row * ROW + 4
+        y = top + row * ROW + 9
         mark = '<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="4"/>' if one.style in ("dots", "path") else (
             '<path class="line" d="M{:.1f} {:.1f}h22"/>'
         )  # fmt: skip

@@ -38,7 +38,7 @@ def picture(title: str, about: str, height: float, body: Sequence[Markup]) -> Ma
 
 def words(x: float, y: float, text: str, kind: str = "name") -> Markup:
     """Text at a place."""
-    return Markup('<text x="{:.1f}" y="{:.1f}" class="{}">{}</text>').format(x, y, kind, text)
+    return Markup('<text x="{:.1f}" y="{:.1f}" class="{}">{}</text>').format(x, y, kind, clean(text))
 
 
 def stretches(points: Sequence[T | None]) -> Iterator[list[T]]:
