@@ -136,8 +136,8 @@ def test_frames_fit_their_width(width: int, without: int) -> None:
 
 def test_a_wider_frame_has_longer_curves() -> None:
     rows = [row(step, step % 7 / 7) for step in range(1, 200)]
-    lengths = [len(re.findall("[▁-█]", drawn(scene(rows=rows), width)[2])) for width in (60, 80, 120)]
-    assert lengths == [14, 34, 60]
+    curves = [line for width in (60, 80, 120) for line in drawn(scene(rows=rows), width) if line.startswith("entropy")]
+    assert [len(re.findall("[▁-█]", line)) for line in curves] == [14, 34, 60]
 
 
 def test_colours_are_an_addition() -> None:
@@ -159,8 +159,7 @@ def test_the_reward_has_a_curve_where_it_is_graded_or_has_parts() -> None:
     graded = drawn(scene(graded=True), 80)[3]
     assert graded.split() == ["reward", "▁▃█", "0.500"]
     parts = scene(rows=[row(1, reward__math__mean=0.75, reward__brief__mean=0.5)])
-    assert drawn(parts, 80)[3].split(maxsplit=2)[2] == "0.250 math 0.750, brief"
-    assert drawn(parts, 80)[4].split() == ["0.500"]
+    assert drawn(parts, 80)[3].split(maxsplit=2)[2] == "0.250 math 0.750, brief 0.500"
 
 
 def test_the_KL_to_the_reference_is_shown_where_it_is_measured() -> None:
@@ -250,11 +249,10 @@ def shown(recipe: Recipe, clock: Clock) -> Iterator[LiveProgress]:
 
 def text_of(display: LiveProgress) -> dict[str, str]:
     """Name -> the lines of each section of the frame that is due."""
-    with display.console.capture() as capture:
-        Terminal.print(display.console, display.draw())
-    found: dict[str, str] = {}
-    for line in capture.get().splitlines():
-        name = line[:12].strip() or next(reversed(found))
+    out, found, name = io.StringIO(), dict[str, str](), ""
+    terminal(out).print(display.draw())
+    for line in out.getvalue().splitlines():
+        name = line[:12].strip() or name
         found[name] = f"{found.get(name, '')}\n{line[12:].rstrip()}".strip()
     return found
 
@@ -265,7 +263,7 @@ def test_a_resumed_run_shows_its_earlier_rows_and_its_mean_goes_on(shown: LivePr
     shown(row(3, 1.0), [Note("a note")])
     clock.now += 4
     found = text_of(shown)
-    assert found["run"].startswith("grpo, shipped model (qwen2, 1.2M parameters), cpu, ")
+    assert found["run"].split("\n")[0] == "grpo, shipped model (qwen2, 1.2M parameters), cpu,"
     assert found["step"].endswith("3 of 4, 75%, 6s left"), "the one step took 10 s, and 4 s of the next have passed"
     assert "100.0% mean 44.0%" in found["accuracy"]  # 0.8 * (0.8 * 0.25 + 0.2 * 0.5) + 0.2 * 1.0
     assert found["warnings"] == "a note"
@@ -318,7 +316,7 @@ def test_frames_fit_the_height_of_the_terminal(recipe: Recipe, clock: Clock, hei
         lines = text_of(display)
         assert sum(text.count("\n") + 1 for text in lines.values()) < max(height, 4)
         assert "step" in lines
-        assert (len(lines) == len(SECTIONS) - 1) == (height == 50), "all but the reward"
+        assert (len(lines) == len(SECTIONS) - 1) == (height >= 24), "all but the reward"
     finally:
         display.close()
 
@@ -331,7 +329,7 @@ def test_the_last_frame_stays(recipe: Recipe, clock: Clock) -> None:
     display.close()
     last = out.getvalue().rpartition("run         grpo")[2]
     assert "4 of 4, 100%\n" in re.sub(" +\n", "\n", last)
-    assert last.count("too long to fit") == 99, "however high it is"
+    assert " ".join(last.split()).count("too long to fit") == 99, "however high it is"
     assert last.rstrip().endswith("\x1b[?25h"), "the cursor is to be seen"
 
 
@@ -341,7 +339,7 @@ def test_no_run_directory_is_no_hindrance(tmp_path: Path, clock: Clock) -> None:
     display(row(1), [])
     found = text_of(display)
     display.close()
-    assert found["run"].startswith("reinforce_rej, shipped model, auto, ")
+    assert found["run"].startswith("reinforce_rej, shipped model, auto,")
     assert found["checkpoint"] == "none yet"
 
 
