@@ -82,7 +82,8 @@ def test_none_says_errors(trained: Path, capsys: Capture) -> None:
 def test_the_way_must_be_one_that_there_is(work: Path, capsys: Capture) -> None:
     with pytest.raises(SystemExit):
         cli.main(["train", "r.toml", "--display", "fancy"])
-    assert all(way in capsys.readouterr().err for way in DISPLAYS)
+    err = capsys.readouterr().err
+    assert all(f"'{way}'" in err for way in DISPLAYS)
 
 
 def test_on_a_terminal_it_is_live_and_its_last_frame_stays(trained: Path) -> None:
