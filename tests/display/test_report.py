@@ -200,7 +200,7 @@ def test_what_others_wrote_is_text(tmp_path: Path, text: str) -> None:
         assert not Page(page).faults
         assert len(page.encode()) < 3e6
         assert not re.search("[\x00\x1b\u202e\u2066\u200b]", page)
-        assert len(text) > 1000 or "49" not in Page(page).text or "7 * 7" not in text, "a template of theirs is text"
+        assert text != HOSTILE[4] or "{{ 7 * 7 }} {% raw %}" in Page(page).text, "a template of theirs is text"
 
 
 def test_no_more_than_forty_steps_and_the_groups_shown_are_read(
