@@ -49,6 +49,8 @@ def test_train_on_a_file_of_the_users(work: Path, capsys: Capture) -> None:
     assert (work / "out" / "curve.png").stat().st_size > 5000
     assert load("out/recipe.toml").train.lr == 1e-5
     assert "run directory" in out
+    assert "report:        out/report.html" in out
+    assert "<script" not in (work / "out" / "report.html").read_text()
     code, _, err = sieverl(capsys, "train", "r.toml", "--run-dir", "out", "--train.lr", "1e-5", "--rollout.samples=3")
     assert code == 0
     assert "nothing is left to do" in err

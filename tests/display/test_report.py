@@ -119,7 +119,7 @@ def test_steps_that_are_missing_interrupt_a_curve(tmp_path: Path) -> None:
     )
     assert list(Arm("a", [run]).series("policy/entropy").y) == [0.2, None, 0.2, None]
     assert points_of(run, "policy/entropy") == {1: 0.2, 4: 0.2}
-    assert phases(run) == {"rollout": 9.0, "update": 3.0, "evaluate": 0, "other": 1.5}
+    assert phases(Arm("a", [run])) == {"rollout": 9.0, "update": 3.0, "evaluate": 0, "other": 1.5}
 
 
 def test_spread_and_cut() -> None:
@@ -174,8 +174,9 @@ def test_several_runs_are_laid_over_each_other(tmp_path: Path) -> None:
     assert differences.rows == [["algorithm", "grpo", "grpo", "raft"], ["seed", "1", "2", "1"]]
     assert not report.examples
     accuracy = next(figure.svg for figure in report.figures if figure.name == "accuracy")
-    assert "grpo, 2 seeds: training, running mean" in accuracy
-    assert "raft: held out" in accuracy
+    assert ">grpo, 2 seeds</text>" in accuracy
+    assert "<title>step 2: 50% (37.5% to 62.5%), raft</title>" in accuracy
+    assert "<title>step 2: 50% (50% to 50%), grpo, 2 seeds</title>" in accuracy
     assert {"selection-1", "selection-2", "selection-3", "tokens", "pass-at-k"} <= set(names(report))
     assert not Page(html(report)).faults
 
@@ -199,7 +200,7 @@ def test_what_others_wrote_is_text(tmp_path: Path, text: str) -> None:
         assert not Page(page).faults
         assert len(page.encode()) < 3e6
         assert not re.search("[\x00\x1b\u202e\u2066\u200b]", page)
-        assert len(text) > 1000 or "49" not in Page(page).text or "7 * 7" not in text, "a template of theirs is text"
+        assert text != HOSTILE[4] or "{{ 7 * 7 }} {% raw %}" in Page(page).text, "a template of theirs is text"
 
 
 def test_no_more_than_forty_steps_and_the_groups_shown_are_read(

@@ -265,7 +265,7 @@ def _legend(series: Sequence[Series], top: float = TOP + PLOT + BOTTOM) -> tuple
     """What the lines are, in rows from `top` down, and the number of rows; nothing for a line on its own."""
     body: list[Markup] = []
     x, row = float(LEFT), 0
-    named = [(place, one) for place, one in enumerate(series) if len(series) > 1]
+    named = [(place, one) for place, one in enumerate(series) if one.label and len(series) > 1]
     for place, one in named:
         label = cut(one.label, 48)
         width = 42 + 6.0 * len(label)

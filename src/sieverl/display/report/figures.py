@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from markupsafe import Markup
+from statistics import fmean
 
 from sieverl.display.axes import Limits
 from sieverl.display.charts import Series, bar_chart, heat_map, line_chart
 from sieverl.display.report.arms import Arm, over_seeds, points_of, value_of
 from sieverl.display.report.content import Figure
 from sieverl.display.report.responses import BINS, Counts, StepRead, pass_curve
-from sieverl.run_dir.saved import SavedRun
 
 SHARE: Limits = (0.0, 1.0)
 PARTS = 8  # of a reward, at most
@@ -64,35 +62,35 @@ def accuracy(arms: Sequence[Arm]) -> Iterator[Figure]:
     for place, arm in enumerate(arms):
         if alone and len(arm.runs) == 1:
             series.append(replace(arm.series("reward/accuracy", "training, each step"), style="faint", tone=0))
-        label = "training, running mean" if alone else f"{arm.label}: training, running mean"
+        label = "training, running mean" if alone else arm.label
         series.append(replace(arm.series("reward/accuracy", label, smooth=True), tone=place))
-        if held := heldout(arm, "held out" if alone else f"{arm.label}: held out"):
-            series.append(replace(held, tone=1 if alone else place))
+        if held := heldout(arm):
+            series.append(held if alone else replace(held, label="", notes=[arm.label] * len(held.x), tone=place))
     if any(y is not None for one in series for y in one.y):
-        chart = line_chart("Accuracy", series, "step", "share of responses that are correct", SHARE, True)
+        name = "Accuracy" if alone else "Accuracy: lines in training, running mean; dots held out"
+        chart = line_chart(name, series, "step", "share of responses that are correct", SHARE, True)
         good = "Good: the dots rise with the line; a line that rises alone is learning its own prompts by heart."
         yield Figure("accuracy", chart, good)
 
 
-def heldout(arm: Arm, label: str) -> Series | None:
+def heldout(arm: Arm) -> Series | None:
     """The held-out accuracy, with the interval over prompts for one run and over seeds for several."""
-    metric = next((run.heldout for run in arm.runs if run.heldout), None)
-    if metric is None:
-        return None
     values: dict[int, list[float]] = {}
     for run in arm.runs:
-        for step, value in points_of(run, run.heldout or metric).items():
+        for step, value in points_of(run, run.heldout or "").items():
             values.setdefault(step, []).append(value)
+    if not values:
+        return None
     steps = sorted(values)
     ends = [over_seeds(values[step]) for step in steps]
+    metric = next(run.heldout for run in arm.runs if run.heldout)
+    over = f"mean of {len(arm.runs)} seeds, 95% interval"
     if len(arm.runs) == 1:
         rows = {int(row["step"]): row for row in arm.runs[0].rows}
-        ci = metric.replace("eval/", "eval_ci/", 1)
+        ci, over = metric.replace("eval/", "eval_ci/", 1), "95% interval"
         ends = [(values[s][0], value_of(rows[s], f"{ci}/low"), value_of(rows[s], f"{ci}/high")) for s in steps]
-    mean, low, high = zip(*ends, strict=True) if ends else ((), (), ())
-    name = metric.rpartition("/")[2]
-    over = "95% interval" if len(arm.runs) == 1 else f"mean of {len(arm.runs)} seeds, 95% interval"
-    return Series(f"{label}, {name}, {over}" if label == "held out" else label, steps, mean, low, high, "dots")
+    mean, low, high = zip(*ends, strict=True)
+    return Series(f"held out, {metric.rpartition('/')[2]}, {over}", steps, mean, low, high, "dots", tone=1)
 
 
 def rewards(arms: Sequence[Arm]) -> Iterator[Figure]:
@@ -128,7 +126,7 @@ def passes(arms: Sequence[Arm], evaluated: Evaluations) -> Iterator[Figure]:
         for one in ends:
             curve = pass_curve(one)
             mean, low, high = zip(*curve.values(), strict=True)
-            label = f"step {one.step}" if len(arms) == 1 else f"{arm.label}, step {one.step}"
+            label = f"step {one.step}" if len(arms) == 1 else f"{arm.runs[0].name}, step {one.step}"
             series.append(Series(label, list(curve), mean, low, high, "path"))
     if series:
         good = (
@@ -153,8 +151,9 @@ def selection(arms: Sequence[Arm], steps: Steps) -> Iterator[Figure]:
     found = steps.get(arms[0].runs[0].path, ())
     if len(arms) == 1 and found:
         rates = [one.rates for one in found]
-        chart = heat_map("Solve rate of the prompts", [one.step for one in found], BINS, rates, "step")
-        good = "Good: the dark wanders upwards; what lies between the first and the last row is what teaches."
+        name = "Solve rate of the prompts" + (f", {arms[0].runs[0].name}" if len(arms[0].runs) > 1 else "")
+        chart = heat_map(name, [one.step for one in found], BINS, rates, "step")
+        good = "Good: the colour wanders upwards; what lies between the first and the last row is what teaches."
         yield Figure("solve-rate", chart, good)
 
 
@@ -201,28 +200,29 @@ def reference(arms: Sequence[Arm]) -> Iterator[Figure]:
 
 def work(arms: Sequence[Arm], steps: Steps) -> Iterator[Figure]:
     """Time by phase; tokens sampled, and computed by the learner."""
-    totals = [phases(arm.runs[0]) for arm in arms]
+    totals = [phases(arm) for arm in arms]
     names = [name for name in (*PHASES, "other") if any(total.get(name, 0.0) > 0 for total in totals)]
     if names:
         series = [Series(arm.label, [], [t.get(n) for n in names]) for arm, t in zip(arms, totals, strict=True)]
         good = "Good: most of it is sampling; where updating takes more, keep less or give it more memory."
         yield Figure("time", bar_chart("Time by phase, all steps", names, series, "s"), good)
-    if len(arms) == 1 and (found := steps.get(arms[0].runs[0].path)):
-        at = [float(one.step) for one in found]
-        series = [Series("sampled", at, [one.sampled for one in found])]
-        series.append(Series("computed by the learner", at, [one.computed for one in found]))
-        good = f"Good: the gap is work saved, {saved(found):.0%} of the tokens of the steps that were read."
-        chart: Markup = line_chart("Tokens of a step", series, "step", "tokens", (0.0, None))
-        yield Figure("tokens", chart, good)
-    elif len(arms) > 1 and any(steps.get(arm.runs[0].path) for arm in arms):
-        shares = [saved(found) if (found := steps.get(arm.runs[0].path)) else None for arm in arms]
+    read = [[one for run in arm.runs for one in steps.get(run.path, ())] for arm in arms]
+    if len(arms) == 1 and len(arms[0].runs) == 1 and read[0]:
+        at = [float(one.step) for one in read[0]]
+        series = [Series("sampled", at, [one.sampled for one in read[0]])]
+        series.append(Series("computed by the learner", at, [one.computed for one in read[0]]))
+        good = f"Good: the gap is work saved, {saved(read[0]):.0%} of the tokens of the steps that were read."
+        yield Figure("tokens", line_chart("Tokens of a step", series, "step", "tokens", (0.0, None)), good)
+    elif any(read):
+        shares = [saved(found) if found else None for found in read]
         chart = bar_chart("Tokens saved by selection", [arm.label for arm in arms], [Series("", [], shares)], "%")
         yield Figure("tokens", chart, "Good: a larger share at the same accuracy is the same for less work.")
 
 
-def phases(run: SavedRun) -> dict[str, float]:
-    """Seconds of all steps by phase; `other` is the rest of the steps."""
-    totals = {name: sum(points_of(run, f"time/{name}").values()) for name in (*PHASES, "step")}
+def phases(arm: Arm) -> dict[str, float]:
+    """Seconds of all steps by phase, the mean of the runs; `other` is the rest of the steps."""
+    names = (*PHASES, "step")
+    totals = {name: fmean(sum(points_of(run, f"time/{name}").values()) for run in arm.runs) for name in names}
     other = totals.pop("step") - totals["rollout"] - totals["update"]
     return totals | ({"other": other} if other > 0.01 * sum(totals.values()) else {})
 
