@@ -362,7 +362,7 @@ class Stuck(io.StringIO):
 
 def test_a_terminal_that_is_stuck_does_not_hold_up_the_run(recipe: Recipe) -> None:
     out = Stuck()
-    display = LiveProgress(recipe, 2, False, terminal(out))  # type: ignore[arg-type]
+    display = LiveProgress(recipe, 2, False, terminal(out))
     assert out.asked.wait(60), "the thread writes"
     for step in range(3, 1000):
         display(row(step), [Note("a note")])
