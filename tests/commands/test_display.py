@@ -203,7 +203,7 @@ def test_a_row_that_plain_cannot_show_ends_the_display_and_not_the_run(tmp_path:
         made.started(Start(0, False, False))
         made.row({**ROW, "step": 1}, [])
         for step in (2, 3):
-            broken: Metrics = {"step": step, "reward/accuracy": 0.5, "bad": object()}  # type: ignore[dict-item]
+            broken: Metrics = {"step": step, "reward/accuracy": 0.5, "bad": object()}
             made.row(broken, [])
         made.close()
         said = capsys.readouterr()
