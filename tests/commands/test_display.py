@@ -40,7 +40,16 @@ def trained(work: Path) -> Path:
     return work
 
 
-TRAIN = ["train", "r.toml", "--steps", "2", "--verify.name", "mine.py:graded", "--data.check_gold", "0"]
+TRAIN = [
+    "train",
+    "r.toml",
+    "--steps",
+    "2",
+    "--verify.name",
+    "mine.py:graded",
+    "--data.check_gold=0",
+    "--rollout.max_tokens=40",
+]
 
 
 def train(capsys: Capture, run_dir: str, *options: str) -> tuple[str, str]:

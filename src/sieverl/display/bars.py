@@ -27,7 +27,7 @@ def lengths(shares: Sequence[float], width: int) -> list[int]:
     """The lengths of the parts of a bar of `width` characters; what is not nothing has one at least.
 
     >>> lengths([0.001, 0.5, 0.499], 10), lengths([0, 2, 2], 10), lengths([0, 0], 10)
-    ([1, 5, 4], [0, 5, 5], [0, 0])
+    ([1, 4, 5], [0, 5, 5], [0, 0])
     """
     total = sum(shares)
     if total <= 0:
