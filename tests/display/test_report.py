@@ -265,7 +265,7 @@ def no_rows(path: Path) -> None:
     [
         (cut_off, "step-000002.parquet is left out"),
         (other_version, "is of version 99; this program reads up to 2"),
-        (other_types, "step-000002.parquet has other columns"),
+        (other_types, "step-000002.parquet is left out: its column"),
         (fewer_columns, None),
         (no_rows, None),
         (Path.unlink, "no responses are logged of 1 of 2 steps (2)"),

@@ -22,6 +22,7 @@ from sieverl.types import JsonObject, Metrics
 if TYPE_CHECKING:
     import pyarrow
 
+LARGEST_NUMBER = 10**300
 LARGEST_TEXT = 64 << 20  # bytes of a recipe or an environment; more is none
 
 
@@ -92,8 +93,8 @@ class SavedRun:
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         """The steps that have a metric, and its values there."""
-        found = [(int(row["step"]), float(row[metric])) for row in self.rows if row.get(metric) is not None]
-        return [step for step, _ in found], [value for _, value in found]
+        found = [(int(row["step"]), row[metric]) for row in self.rows if _drawable(row.get(metric))]
+        return [step for step, _ in found], [float(value) for _, value in found]
 
     @property
     def heldout(self) -> str | None:
@@ -147,6 +148,11 @@ class SavedRun:
     def checkpoints(self) -> list[int]:
         """The steps that have a checkpoint."""
         return manifest.steps(self.path / "checkpoints")
+
+
+def _drawable(value: float | None) -> bool:
+    """Whether a metric is there, and no integer beyond all floats."""
+    return value is not None and abs(value) < LARGEST_NUMBER
 
 
 def is_run(path: Path) -> bool:
