@@ -15,7 +15,7 @@ TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
 A := src/sieverl/algorithms
 PURE := $(A)/algorithm.py,$(A)/axes.py,$(A)/credit.py,$(A)/needs.py,$(A)/objective.py,$(A)/token_advantage.py,$(A)/tokens.py
 
-.PHONY: setup lock audit demo test test-slow test-faults vllm-env test-gpu lint bench bench-gpu picture clean
+.PHONY: setup lock audit browser demo test test-slow test-faults vllm-env test-gpu lint bench bench-gpu picture clean
 
 setup: .venv/.done
 
@@ -69,7 +69,7 @@ test: lint
 	@$(BIN)/coverage run -m pytest -q --durations=0 tests/algorithms
 	@$(BIN)/coverage report --include='$(PURE)' --fail-under=100
 
-test-slow: setup
+test-slow: setup browser
 	@$(MAKE) --no-print-directory vllm-env || echo "the environment of vLLM cannot be made; its tests are skipped"
 	@$(TEST) -m "slow" -rs
 
@@ -79,6 +79,13 @@ test-faults: setup
 	@PYTHONPATH=tests:tests/training $(BIN)/python tests/training/kills.py --kills 200
 	@$(TEST) -m "not gpu" tests/training/test_crash.py tests/training/test_corruption.py
 	@$(TEST) -m "faults"
+
+# Chromium for the tests of the viewer, from the distribution's packages
+browser:
+	@command -v chromium >/dev/null || (test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  (apt-get install -yq --no-install-recommends chromium || (apt-get update -q && \
+	  apt-get install -yq --no-install-recommends chromium)) >/dev/null 2>&1) || \
+	  echo "no Chromium, and it cannot be installed here; the tests that need it are skipped"
 
 # vLLM pins other versions than we do, so it has an environment of its own: the CPU build, without images and sound
 vllm-env: .venv-vllm/.done

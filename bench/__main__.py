@@ -14,6 +14,7 @@ from bench import (
     ahead,
     checkpoint,
     learner,
+    log,
     memory,
     report,
     rl_step,
@@ -36,6 +37,7 @@ BENCHES: dict[str, tuple[Bench, tuple[str, ...]]] = {
     "scale": (scale.run, ("short", "100M")),
     "ahead": (ahead.run, ("short",)),
     "checkpoint": (checkpoint.run, ("short",)),
+    "log": (log.run, ("short",)),
     "time_to_accuracy": (time_to_accuracy.run, ("short",)),
 }
 

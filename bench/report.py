@@ -37,6 +37,8 @@ ABOUT = {
     "ahead": "Seconds of a step with `rollout.staleness = 1` against 0 on the demo: one process samples and one "
     "learns, a thread each, at once or in turns. The passes over a batch are chosen so that both halves take about as "
     "long.",
+    "log": "Seconds that writing the responses of a step takes, against the step of the demo, on one thread; and how "
+    "many bytes a token takes in the file.",
     "checkpoint": "Seconds that a save holds up a run of the demo, written in the background against in the "
     "foreground, on one thread; and what share of ten steps that is. Whole runs differ by more than that from one to "
     "the next.",

@@ -38,7 +38,10 @@ def lose(file: Path, chance: random.Random) -> None:
 
 
 def of_another_step(file: Path, chance: random.Random) -> None:
-    shutil.copyfile(str(file).replace("step-2", "step-1"), file)
+    """The file of that name of another step, if it has one: before the first update there is less to save."""
+    other = Path(str(file).replace("step-2", "step-1"))
+    if other.exists():
+        shutil.copyfile(other, file)
 
 
 def of_another_rank(file: Path, chance: random.Random) -> None:

@@ -13,7 +13,7 @@ from dataclasses import fields
 from types import ModuleType
 from typing import NoReturn
 
-from sieverl.commands import algorithms, data, demo, doctor, plan, train, verify
+from sieverl.commands import algorithms, data, demo, doctor, plan, report, train, verify, view
 from sieverl.commands import eval as evaluate
 from sieverl.errors import ExitCode, SieveRLError, StorageError, UsageError
 from sieverl.text import printable
@@ -22,11 +22,13 @@ from sieverl.text import printable
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
     "train": train,
+    "view": view,
     "plan": plan,
     "algorithms": algorithms,
     "verify": verify,
     "eval": evaluate,
     "data": data,
+    "report": report,
     "doctor": doctor,
 }
 

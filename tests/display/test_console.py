@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,14 +25,20 @@ def row(step: int, accuracy: float = 0.5, **more: float) -> Metrics:
 
 
 def shown(
-    rows: Sequence[tuple[Metrics, Sequence[Note]]], steps: int, first: int = 0, reward: bool = False
+    rows: Sequence[tuple[Metrics, Sequence[Note]]],
+    steps: int,
+    first: int = 0,
+    reward: bool = False,
+    earlier: Sequence[Metrics] = (),
 ) -> list[str]:
-    """The lines on the console."""
+    """The lines on the console; the clock goes on by ten seconds each time that it is asked."""
     out = io.StringIO()
     recipe = build({"steps": steps, "evaluate": EVALUATE})
-    progress = Progress(recipe, first, reward, Console(file=out, width=200))
+    console, ticks = Console(file=out, width=200), itertools.count(0, 10)
+    progress = Progress(recipe, first, reward, console, earlier=earlier, clock=lambda: float(next(ticks)))
     for one, notes in rows:
         progress(one, notes)
+    progress.close()
     return out.getvalue().splitlines()
 
 
@@ -51,20 +58,49 @@ def steps_of(lines: Sequence[str]) -> list[int]:
 def test_a_short_run_by_hand() -> None:
     before = {"step": 0, "eval/heldout/avg@2": 0.125}
     lines = shown([(before, []), (row(1, 0.5), []), (row(2, 1.0, held=0.25), [])], steps=2)
-    assert cells(lines[0]) == ["step", "accuracy", "kept", "entropy", "tokens/s", "held", "out", "left"]
+    assert cells(lines[0]) == ["step", "accuracy", "mean", "kept", "entropy", "tokens/s", "held", "out", "left"]
     assert cells(lines[1]) == ["start", "12.5%"]
-    assert cells(lines[2])[:5] == ["1/2", "50.0%", "25%", "1.500", "1,234"]
-    # the running mean: 0.8 * 0.5 + 0.2 * 1.0; after the last step nothing is left
-    assert cells(lines[3]) == ["2/2", "60.0%", "25%", "1.500", "1,234", "25.0%", "0s"]
+    assert cells(lines[2]) == ["1/2", "50.0%", "50.0%", "25%", "1.500", "1,234", "10s"]
+    # the step's own accuracy, and the running mean: 0.8 * 0.5 + 0.2 * 1.0; after the last step nothing is left
+    assert cells(lines[3]) == ["2/2", "100.0%", "60.0%", "25%", "1.500", "1,234", "25.0%", "0s"]
     assert len(lines) == 4
-    ends = [lines[0].index(word) + len(word) for word in ("accuracy", "kept", "entropy", "tokens/s")]
-    assert [lines[2][end - 1] for end in ends] == ["%", "%", "0", "4"], "columns are right-aligned under their names"
+    ends = [lines[0].index(word) + len(word) for word in ("accuracy", "mean", "kept", "entropy", "tokens/s")]
+    assert [lines[2][end - 1] for end in ends] == ["%", "%", "%", "0", "4"], "right-aligned under their names"
 
 
 def test_the_mean_reward_has_a_column_where_it_says_more_than_accuracy() -> None:
     lines = shown([({"step": 0}, []), (row(1, 0.75), [])], steps=1, reward=True)
-    assert cells(lines[0])[:4] == ["step", "accuracy", "reward", "kept"]
-    assert cells(lines[2])[:4] == ["1/1", "75.0%", "0.500", "25%"]
+    assert cells(lines[0])[:5] == ["step", "accuracy", "mean", "reward", "kept"]
+    assert cells(lines[2])[:5] == ["1/1", "75.0%", "75.0%", "0.500", "25%"]
+
+
+def test_the_parts_of_a_reward_have_a_line_of_their_own() -> None:
+    parts = {"reward/math/mean": 0.5, "reward/brief \x1b[2J/mean": 0.25, "reward/none/mean": None}
+    lines = shown([(row(1, **parts), [])], steps=1)  # type: ignore[arg-type]
+    assert lines[2].strip() == "reward of math 0.500, brief \\x1b[2J 0.250"
+
+
+def test_S10_the_running_mean_goes_on_over_a_resume() -> None:
+    """It began anew, in a column `accuracy` that did not say that it was one."""
+    rows = [row(step, accuracy) for step, accuracy in enumerate((0.5, 1.0, 0.25, 0.75), 1)]
+    whole = shown([(one, []) for one in rows], steps=4)
+    resumed = shown([(one, []) for one in rows[2:]], steps=4, first=2, earlier=[{"step": 0}, *rows])
+    assert [cells(line)[:3] for line in resumed[1:]] == [cells(line)[:3] for line in whole[3:]]
+    assert cells(resumed[1])[1:3] == ["25.0%", "53.0%"]  # 0.8 * (0.8 * 0.5 + 0.2 * 1.0) + 0.2 * 0.25
+
+
+def test_lines_fit_80_columns_whatever_they_hold() -> None:
+    text = "alarm kl: " + "the KL to the reference policy is high " * 5
+    largest = {"reward/mean": -12.345, "policy/entropy": 11.234, "rollout/tokens_per_second": 123_456.0}
+    parts = {f"reward/part-{n}/mean": 0.123 for n in range(9)}
+    one = row(99_990, 1.0, held=1.0, **largest, **parts)
+    lines = shown([({"step": 0}, []), (one, [Note(text)])], steps=99_999, reward=True)
+    assert max(map(len, lines)) == 80
+    note = next(i for i, line in enumerate(lines) if line.startswith("step 99990: alarm kl: the KL"))
+    assert len(lines) > note + 2
+    assert all(line.startswith("  ") for line in lines[note + 1 :]), "of a note the further lines are indented"
+    path = "/".join(["folder"] * 20)
+    assert path in "".join(shown([(row(1), [Note(f"see {path}")])], steps=1)), "which can be copied"
 
 
 def test_of_a_long_run_the_first_three_steps_every_fifth_evaluations_and_the_last_are_shown() -> None:
@@ -79,10 +115,24 @@ def test_an_urgent_note_is_shown_at_once_and_another_with_its_step() -> None:
     rows = [(row(5), [other]), (row(6), [other]), (row(7), [urgent, other]), (row(8), [])]
     lines = shown(rows, steps=100)
     assert steps_of(lines) == [5, 7]
-    assert [line.strip() for line in lines if not is_step(line)] == [
-        "nothing kept",
-        "NaN [bold] or infinity",  # not read as markup
-        "nothing kept",
+    assert lines[2:3] + lines[4:] == [
+        "step 5: nothing kept",
+        "step 7: NaN [bold] or infinity",  # not read as markup
+        "step 7: nothing kept (3 times, last at step 7)",
+    ]
+
+
+def test_a_note_that_comes_again_is_said_when_its_count_has_doubled_and_at_the_end() -> None:
+    rows = [(row(step), [Note(f"nothing kept: {step}% of prompts"), *[Note("other")] * (step == 3)]) for step in
+            range(1, 12)]  # fmt: skip
+    notes = [line for line in shown(rows, steps=11) if "nothing" in line or "other" in line]
+    assert notes == [
+        "step 1: nothing kept: 1% of prompts",
+        "step 2: nothing kept: 2% of prompts (2 times, last at step 2)",
+        "step 3: other",
+        "step 4: nothing kept: 4% of prompts (4 times, last at step 4)",
+        "step 8: nothing kept: 8% of prompts (8 times, last at step 8)",
+        "nothing kept: 11% of prompts (11 times, last at step 11)",
     ]
 
 

@@ -36,7 +36,7 @@ SMALL = {
 def run(folder: Path, name: str, **changes: Any) -> list[dict[str, Any]]:
     """The rows of metrics of a run."""
     prepared = prepare(recipe(folder / name, **{**SMALL, **changes}), say=lambda text: None)
-    with prepared.pool:
+    with prepared:
         train(prepared)
     return MetricsLog(folder / name / "metrics.jsonl").rows()
 
@@ -54,7 +54,7 @@ def stale(folder: Path) -> dict[str, Any]:
 
     VllmEngine.load = load  # type: ignore[method-assign, assignment]
     try:
-        with prepared.pool:
+        with prepared:
             train(prepared)
     except Alarm as alarm:
         return {"step": prepared.state.step, "said": str(alarm)}

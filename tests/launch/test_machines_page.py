@@ -119,7 +119,7 @@ def test_commands_of_the_page_are_what_ray_takes() -> None:
 
 def printed(text: str) -> list[list[str]]:
     """The rows of the table of progress, without the two columns of time."""
-    rows = re.findall(r"^ +(\d+/\d+) +([\d.]+%) +(\d+%) +([\d.]+) +[\d,]+ +\d+s$", text, re.MULTILINE)
+    rows = re.findall(r"^ +(\d+/\d+) +([\d.]+%) +([\d.]+%) +(\d+%) +([\d.]+) +[\d,]+ +\d+[smh]$", text, re.MULTILINE)
     return [list(row) for row in rows]
 
 

@@ -266,7 +266,7 @@ def test_what_people_train_next_trains_saves_and_goes_on(directory, tmp_path, ca
     rows = MetricsLog(tmp_path / "run" / "metrics.jsonl").rows()
     assert [row["step"] for row in rows] == [0, 1, 2]
     assert max(row["policy/engine_mismatch"] for row in rows[1:]) < 1e-4
-    assert f"{name}: learner: padded sequences" in capsys.readouterr().out or name == "deepseek_v3"
+    assert f"{name}: learner: padded sequences" in capsys.readouterr().err or name == "deepseek_v3"
 
 
 @pytest.mark.slow
@@ -303,7 +303,7 @@ def test_adapters_on_layers_that_are_not_there_are_refused_in_one_line(directory
 
 def test_the_doctor_says_how_a_model_is_computed_and_why(directory, capsys):
     assert directory("mistral window") == 0
-    assert "no fused decode step for mistral with a sliding window" in capsys.readouterr().out
+    assert "no fused decode step for mistral with a sliding window" in capsys.readouterr().err
     assert cli.main(["doctor", "--model", "m"]) == 0
     out = capsys.readouterr().out
     assert "packed tokens" in out

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sieverl.run_dir.rollouts import (
+    MARK,
+    VERSION,
     Kind,
     RolloutRow,
     read_evaluation,
@@ -23,10 +25,17 @@ from sieverl.types import Status, Verdict
 
 ROW = RolloutRow(
     step=3, group=0, sample=0, prompt_id=7, prompt="1+1", answer="2", response="it is 2 \u2713", reward=1.0,
-    correct=True, status="correct", length=5, truncated=False, kept=True, advantage=-0.5, logp=-2.25,
+    correct=True, status="correct", length=5, truncated=False, extracted="2", kept=True, advantage=-0.5, logp=-2.25,
+    tokens=[3, 1, 4, 1, 5], engine_logp=[-1.0, -0.5, -0.25, -0.5, 0.0], learner_logp=[-1.0, -0.5, -0.5, -0.25, 0.0],
 )  # fmt: skip
-ROWS = [ROW, replace(ROW, sample=1, response="3", reward=0.0, correct=False, status="incorrect", kept=False)]
-EVALUATED = [replace(row, kept=None, advantage=None) for row in ROWS]
+ROWS = [
+    ROW,
+    replace(
+        ROW, sample=1, response="3", reward=0.0, correct=False, status="incorrect", extracted=None, kept=False,
+        reason="incorrect", tokens=[], engine_logp=[], learner_logp=None,
+    ),
+]  # fmt: skip
+EVALUATED = [replace(row, kept=None, advantage=None, reason=None, learner_logp=None) for row in ROWS]
 WITH_PARTS = [replace(ROWS[0], parts={"math": 1.0, "brief": None}), replace(ROWS[1], parts={"math": 0.0, "brief": 0.5})]
 
 
@@ -56,8 +65,11 @@ def test_one_schema_for_steps_and_evaluations(tmp_path: Path) -> None:
         *((name, "int64") for name in ("step", "group", "sample", "prompt_id")),
         *((name, "string") for name in ("prompt", "answer", "response")),
         *(("reward", "double"), ("correct", "bool"), ("status", "string"), ("length", "int64"), ("truncated", "bool")),
-        *(("kept", "bool"), ("advantage", "double"), ("logp", "double"), ("policy_version", "int64")),
+        *(("extracted", "string"), ("kept", "bool"), ("reason", "string"), ("advantage", "double"), ("logp", "double")),
+        *(("policy_version", "int64"), ("tokens", "list<element: int32>")),
+        *((name, "list<element: float>") for name in ("engine_logp", "learner_logp")),
     ]
+    assert all(schema.metadata[MARK] == str(VERSION).encode() for schema in (first, *others))
     assert pa.concat_tables(map(pq.read_table, files)).num_rows == 4
     write_rollouts(tmp_path, 5, WITH_PARTS)
     assert pq.read_schema(rollout_path(tmp_path, 5)).names == [*first.names, "reward/brief", "reward/math"]

@@ -89,11 +89,10 @@ def test_S4_a_run_of_which_every_answer_is_an_error_stops_at_once(bad: Path, cap
         "evaluate__every": int(bool(source)),
     }
     assert command(bad, **overrides) == 5
-    error = capsys.readouterr().err
+    *_, error = capsys.readouterr().err.splitlines()
     assert re.search(
         r"every answer of the verifier was an error: KeyError: 'targt_len' \(rbad\.py:3\), \d+ times", error
     )
-    assert len(error.splitlines()) == 1
     assert not rollout_path(bad / "run", 1).exists(), (
         "nothing of the step is kept, so that a repaired verifier is asked"
     )
@@ -103,7 +102,7 @@ def test_S4_a_run_of_which_every_answer_is_an_error_stops_at_once(bad: Path, cap
 
 def test_S4_the_console_shows_a_reason_once_and_counts(bad: Path, capsys: Capture) -> None:
     assert command(bad, verify__name="rbad.py:mostly", data__check_gold=0, steps=3, **NOT_EVALUATED) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().err.split())
     assert out.count("KeyError: 'no one' (rbad.py:5)") == 1
     assert out.count("verifier: 0 timeouts") == 3
     assert "so far" in out
@@ -175,7 +174,7 @@ def scripted(directory: Path, texts: list[list[str]], name: str, steps: int, **o
             made,
             Progress(made.recipe, 0, made.declared_graded is not False, Console(soft_wrap=True, file=said)),
         )
-    return made, said.getvalue()
+    return made, " ".join(said.getvalue().split())
 
 
 PLAIN, HALF = ["right", "bad", "bad", "bad"], ["right", "0.5", "bad", "bad"]

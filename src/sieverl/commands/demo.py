@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: Options) -> ExitCode:
     """Train the demo's recipe; at the end, show a response before and after."""
-    return train_recipe(recipe(options.changes(), options.resume), options.resume, ending=ending)
+    return train_recipe(recipe(options.changes(), options.resume), options.resume, options.display, ending=ending)
 
 
 def recipe(overrides: Overrides, resume: str = "auto") -> Recipe:

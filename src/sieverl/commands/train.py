@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,14 +16,18 @@ from sieverl.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sieverl.launch.work import Launcher, Start
+    from sieverl.launch.work import Launcher
     from sieverl.recipe import Recipe
-    from sieverl.types import Metrics, Note
 
 ABOUT = "train a model from a recipe"
 Resume = Literal["auto", "never", "must"]
 RAY_OPTIONS = ("workers", "address", "max_failures")
 LAUNCHERS_HELP = "who starts the ranks: here (this process, or torchrun around it) or ray; default: here"
+DISPLAYS = ("auto", "rich", "plain", "json", "none")
+DISPLAY_HELP = (
+    "rich: a live view; plain: a line a step; json: the rows of metrics as JSON lines; none: errors alone; default: "
+    "auto, which is rich on a terminal and plain elsewhere"
+)
 SHORTCUTS = ("run_dir", "algorithm", "steps", "seed", "dtype")  # keys of the recipe that are options of their own
 
 
@@ -31,6 +36,7 @@ class RunOptions:
     """What `train` and `demo` have in common. `overrides` are `--dotted.key value` arguments, as they came."""
 
     resume: Resume
+    display: str
     overrides: Sequence[str]
     run_dir: str | None
     algorithm: str | None
@@ -71,6 +77,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every command that trains."""
     vars(parser)["takes_recipe"] = True
     parser.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help="default: auto")
+    parser.add_argument("--display", choices=DISPLAYS, default="auto", help=DISPLAY_HELP)
     parser.add_argument(
         "--run-dir",
         metavar="DIR",
@@ -87,7 +94,7 @@ def run(options: Options) -> ExitCode:
     recipe = load(options.recipe, options.changes())
     if "run_dir" not in recipe.model_fields_set:
         recipe = recipe.model_copy(update={"run_dir": f"runs/{Path(options.recipe).stem}"})
-    return train_recipe(recipe, options.resume, LAUNCHERS[options.launcher](options))
+    return train_recipe(recipe, options.resume, options.display, LAUNCHERS[options.launcher](options))
 
 
 def _here(options: Options) -> None:
@@ -132,49 +139,29 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
 def train_recipe(
     recipe: Recipe,
     resume: Resume,
+    display: str = "auto",
     launch: Launcher | None = None,
     ending: Callable[[Path, Console], None] | None = None,
 ) -> ExitCode:
     """Train, show the progress and what came of it; `launch` starts the ranks, `ending` prints more at the end."""
+    from sieverl.commands import report
+    from sieverl.commands.screen import Screen
     from sieverl.display import plot
     from sieverl.display.console import summary
-    from sieverl.display.terminal import Terminal
     from sieverl.launch.work import work
 
-    console = Terminal(soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")  # of the ranks, the first one speaks
-    outcome = (launch or work)(recipe, resume, Screen(recipe, console))
+    quiet = os.environ.get("RANK", "0") != "0"  # of the ranks, the first one speaks
+    with closing(Screen(recipe, "none" if quiet else display)) as screen:
+        outcome = (launch or work)(recipe, resume, screen)
     if outcome.signal is not None:
-        console.print(f"stopped after step {outcome.step}, saved; the same command resumes from here")
+        screen.say(f"stopped after step {outcome.step}, saved; the same command resumes from here")
         return ExitCode.INTERRUPTED if outcome.signal == signal.SIGINT else ExitCode.PREEMPTED
     run_dir = Path(recipe.run_dir)
     if outcome.rank == 0 and run_dir.is_dir():  # a cluster may have kept it where this machine does not see it
-        summary(run_dir, console)
-        picture = plot.curve(run_dir)
+        summary(run_dir, screen.console)
+        picture, page = plot.curve(run_dir), report.at_the_end(run_dir)
         if ending:
-            ending(run_dir, console)
-        console.print(f"run directory: {run_dir}\npicture:       {picture}", highlight=False)
+            ending(run_dir, screen.console)
+        where = f"run directory: {run_dir}\npicture:       {picture}\nreport:        {page}"
+        screen.console.print(where, highlight=False)
     return ExitCode.DONE
-
-
-class Screen:
-    """The terminal of a run: the `Watcher` that prints."""
-
-    def __init__(self, recipe: Recipe, console: Console) -> None:
-        self.recipe, self.console = recipe, console
-
-    def say(self, text: str) -> None:
-        """A line, as it is."""
-        self.console.print(text, highlight=False)
-
-    def started(self, start: Start) -> None:
-        """The table of progress begins."""
-        from sieverl.display.console import Progress
-
-        recipe = self.recipe
-        if start.step >= recipe.steps and start.has_rows:
-            self.say(f"{recipe.run_dir} is at step {start.step} of {recipe.steps}: nothing is left to do")
-        self._progress = Progress(recipe, start.step, start.graded, self.console)
-
-    def row(self, row: Metrics, notes: Sequence[Note]) -> None:
-        """A line of the table."""
-        self._progress(row, notes)

@@ -1,70 +1,150 @@
-"""What the terminal shows during a run and at its end."""
+"""What the terminal shows during a run, a line for a step, and at its end."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from sieverl.display.said import NoteLines, wrapped
 from sieverl.recipe import Recipe, load
 from sieverl.run_dir.metrics import MetricsLog
+from sieverl.run_dir.rollouts import PART
 from sieverl.types import Metrics, Note
 
 SHORT = 40  # runs of up to this many steps show every step, longer ones every fifth
 KEEP = 0.8  # weight of the old value in the running mean of accuracy
+COLUMNS = {
+    "step": 9,
+    "accuracy": 8,
+    "mean": 6,
+    "reward": 7,
+    "kept": 4,
+    "entropy": 7,
+    "tokens/s": 8,
+    "held out": 8,
+    "left": 5,
+}
 
 
 class Progress:
-    """One line a step; the running mean of accuracy, so that the trend shows through the noise of a batch."""
+    """One line a step on `console`; notes go to `log`, by default the same.
 
-    def __init__(self, recipe: Recipe, first: int, with_reward: bool, console: Console) -> None:
+    `accuracy` is the step's own, `mean` its running mean over all steps of the run, so that the trend shows through the
+    noise of a batch; it goes on over a resume, from the rows `earlier`. `first` is the step that the run starts from.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        first: int,
+        with_reward: bool,
+        console: Console,
+        log: Console | None = None,
+        earlier: Sequence[Metrics] = (),
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.recipe, self.first, self.with_reward, self.console = recipe, first, with_reward, console
-        self.started = time.perf_counter()
-        self.accuracy: float | None = None
-        self.heldout = f"eval/{recipe.evaluate.name}/avg@{recipe.evaluate.samples}"
+        self.notes, self.clock = NoteLines(log or console), clock
+        self.started = clock()
+        self.mean = running_mean([row for row in earlier if row["step"] <= first])
+        self.headed = False
+        self.heldout = heldout(recipe)
 
     def __call__(self, row: Metrics, notes: Sequence[Note]) -> None:
+        if not self.headed:
+            self._line(*COLUMNS, style="bold")
+            self.headed = True
         step, last = row["step"], self.recipe.steps
         if "reward/accuracy" not in row:  # the evaluation before training
-            self._header()
-            self._line("start", "", "", "", "", "", self._held(row), "")
-            self.started = time.perf_counter()
+            self._line("start", "", "", "", "", "", "", self._held(row), "")
+            self.started = self.clock()
             return
-        if self.accuracy is None and self.first:
-            self._header()
-        now = row["reward/accuracy"]
-        self.accuracy = now if self.accuracy is None else KEEP * self.accuracy + (1 - KEEP) * now
+        self.mean = running_mean([row], self.mean)
+        new = self.notes.due(step, notes)
         due = step % (1 if last <= SHORT else 5) == 0 or step <= 3 or step == last or self.heldout in row
-        if not due and not any(note.urgent for note in notes):
+        if not due and not any(urgent for _, urgent in new):
             return
-        left = (time.perf_counter() - self.started) / max(1, step - self.first) * (last - step)
+        left = (self.clock() - self.started) / max(1, step - self.first) * (last - step)
         self._line(
             f"{step:>4}/{last:<4}",
-            f"{self.accuracy:.1%}",
+            f"{row['reward/accuracy']:.1%}",
+            f"{self.mean:.1%}",
             f"{row['reward/mean']:.3f}",
             f"{row['select/kept_fraction']:.0%}",
             f"{row['policy/entropy']:.3f}",
             f"{row['rollout/tokens_per_second']:,.0f}",
             self._held(row),
-            f"{left:.0f}s",
+            duration(left),
         )
-        for note in notes:
-            self.console.print(f"{'':11}{note.text}", style="yellow", markup=False, highlight=False)
+        if parts := part_means(row):
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in parts.items())
+            self.console.print(wrapped(f"reward of {shown}", " " * 11), highlight=False)
+        for one, _ in new:
+            self.notes.say(one, f"step {step}: ")
+
+    def close(self) -> None:
+        """Say how often the notes came whose count was not said yet."""
+        self.notes.close()
 
     def _held(self, row: Metrics) -> str:
-        return f"{row[self.heldout]:.1%}" if self.heldout in row else ""
-
-    def _header(self) -> None:
-        self._line("step", "accuracy", "reward", "kept", "entropy", "tokens/s", "held out", "left", style="bold")
+        return f"{value:.1%}" if (value := row.get(self.heldout)) is not None else ""
 
     def _line(self, *cells: str, style: str | None = None) -> None:
-        widths = (9, 8, 8, 5, 7, 8, 8, 6)
-        shown = [f"{cell:>{width}}" for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-                 if i != 2 or self.with_reward]  # fmt: skip
+        shown = [f"{cell:>{width}}" for cell, (name, width) in zip(cells, COLUMNS.items(), strict=True)
+                 if name != "reward" or self.with_reward]  # fmt: skip
         self.console.print("  ".join(shown).rstrip(), style=style, highlight=False)
+
+
+def heldout(recipe: Recipe) -> str:
+    """The metric of the held-out accuracy."""
+    return f"eval/{recipe.evaluate.name}/avg@{recipe.evaluate.samples}"
+
+
+def running_mean(rows: Sequence[Metrics], before: float | None = None) -> float | None:
+    """The exponential running mean of accuracy over rows, from the mean `before` them; None without any accuracy.
+
+    >>> running_mean([{"step": 0}, {"step": 1, "reward/accuracy": 0.5}, {"step": 2, "reward/accuracy": 1.0}])
+    0.6
+    """
+    for row in rows:
+        now = row.get("reward/accuracy")
+        if now is not None:
+            before = now if before is None else KEEP * before + (1 - KEEP) * now
+    return before
+
+
+def part_means(row: Metrics) -> dict[str, float]:
+    """The means of the parts of a reward, by name.
+
+    >>> part_means({"step": 1, "reward/mean": 0.5, "reward/brief/mean": 0.25})
+    {'brief': 0.25}
+    """
+    names = {name: name.removeprefix(PART).removesuffix("/mean") for name in row if name.startswith(PART)}
+    return {
+        short: value
+        for name, short in names.items()
+        if name == f"{PART}{short}/mean" and (value := row[name]) is not None
+    }
+
+
+def duration(seconds: float) -> str:
+    """Seconds in at most five characters.
+
+    >>> duration(0), duration(59.6), duration(754), duration(12000), duration(300000)
+    ('0s', '60s', '13m', '3h20m', '3d11h')
+    """
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 100:
+        return f"{seconds:.0f}s"
+    if minutes < 100:
+        return f"{minutes}m"
+    if minutes < 600:
+        return f"{minutes // 60}h{minutes % 60:02}m"
+    return f"{hours}h" if hours < 48 else f"{hours // 24}d{hours % 24:02}h" if hours < 240 else f"{hours // 24}d"
 
 
 def summary(run_dir: Path, console: Console) -> None:

@@ -54,6 +54,14 @@ class World:
             dist.all_gather_object(out, value, group=self.group)
         return out
 
+    def gather(self, value: Value) -> list[Value]:
+        """`value` of every rank, in rank order, on rank 0; nothing on the others."""
+        if self.size == 1:
+            return [value]
+        out = [value] * self.size if self.rank == 0 else None
+        dist.gather_object(value, out, group=self.group, group_dst=0)
+        return out or []
+
     def all_to_all(self, tensor: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
         """What every rank has for this one, in rank order: `tensor` is cut into `sent` entries for each rank."""
         if self.size == 1:

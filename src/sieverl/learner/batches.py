@@ -23,7 +23,8 @@ class Sample:
     """One response that the learner computes: its tokens, its advantage, and what is scored before the first step.
 
     `old_logp`, `ref_logp`, `value`, `token_advantage` and `value_target` are per response token, set by the learner
-    when the algorithm needs them. `pair` is the group of a preference pair, -1 without one.
+    when the algorithm needs them; `learner_logp` are the policy's log-probs as the learner first computed them. `pair`
+    is the group of a preference pair, -1 without one.
     """
 
     prompt_tokens: Sequence[int]
@@ -37,6 +38,7 @@ class Sample:
     value: FloatT | None = None
     token_advantage: FloatT | None = None
     value_target: FloatT | None = None
+    learner_logp: FloatT | None = None
     row: int = -1  # among the responses of all ranks
 
     @staticmethod

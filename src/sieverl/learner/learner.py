@@ -89,7 +89,7 @@ class Learner:
         elif "old" in needs or (several and ("ratio" in needs or self.off_policy_engine)):
             scored = self.logp(samples)
             for s, old in zip(samples, scored, strict=True):
-                s.old_logp = old
+                s.old_logp = s.learner_logp = old
             metrics |= self._mismatch(samples, scored)
         if "ref" in needs:
             assert self.reference is not None
@@ -280,6 +280,8 @@ class Learner:
         if outside is not None:
             sums["clipped"] += float((outside(tokens, self.algorithm.ratio(tokens)) * kept_T).sum())
         if first and (samples[0].old_logp is None or self.settings.old == "engine"):
+            for s, logp in zip(samples, self._split(tokens.logp_T.detach(), samples), strict=True):
+                s.learner_logp = logp
             engine_T = tokens.logp_T.new_tensor([x for s in samples for x in s.engine_logp])
             sums["gap"] += float((tokens.logp_T - engine_T).abs().sum())
             sums["gap_tokens"] += len(engine_T)

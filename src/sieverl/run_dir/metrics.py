@@ -56,11 +56,11 @@ class MetricsLog:
         rows, damaged = self._read()
         if damaged:
             atomic_write(self.path.with_name("metrics.damaged.jsonl"), lambda copy: _copy(self.path, copy))
-        write_text(self.path, "".join(_line(row) for row in rows if row["step"] <= step))
+        write_text(self.path, "".join(line_of(row) for row in rows if row["step"] <= step))
 
     def append(self, row: Metrics) -> None:
         """Append one row and flush it to disk; numbers that are not finite become null (JSON has no NaN)."""
-        append(self.path, _line(row))
+        append(self.path, line_of(row))
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -78,10 +78,10 @@ def _row(line: bytes) -> Metrics | None:
     return row if is_row else None
 
 
-def _line(row: Metrics) -> str:
+def line_of(row: Metrics) -> str:
     """One row as a line of JSON.
 
-    >>> _line({"step": 1, "train/loss": float("nan")})
+    >>> line_of({"step": 1, "train/loss": float("nan")})
     '{"step": 1, "train/loss": null}\\n'
     """
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

@@ -11,7 +11,7 @@ from sieverl.rollout.environment import PromptSet
 from sieverl.rollout.verified import Scored
 from sieverl.run_dir.rollouts import write_rollouts
 from sieverl.training.grades import settle_grades_of_evaluation
-from sieverl.training.records import rollout_row
+from sieverl.training.records import answer_read, rollout_row
 from sieverl.training.state import Run
 from sieverl.types import Metrics, Rollout
 
@@ -48,7 +48,8 @@ def _kl_to_reference(run: Run, rollouts: Sequence[Rollout]) -> float:
 
 def log_evaluation(run: Run, prompts: PromptSet, scored: Sequence[Scored]) -> None:
     """Every held-out response into its Parquet file, by rank 0."""
-    own = [rollout_row(run.state.step, run.state.step, prompts.prompts[s.rollout.group], s) for s in scored]
-    rows = [row for part in run.world.all_gather(own) for row in part]
+    step, read = run.state.step, answer_read(run)
+    own = [rollout_row(step, step, prompts.prompts[s.rollout.group], s, read) for s in scored]
+    rows = [row for part in run.world.gather(own) for row in part]
     if run.world.rank == 0:
         write_rollouts(run.run_dir, run.state.step, sorted(rows, key=lambda r: (r.prompt_id, r.sample)), "eval")

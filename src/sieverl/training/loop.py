@@ -91,7 +91,7 @@ def one_step(run: Run) -> Metrics:
     metrics |= keep_halved(run)
     ended = time.perf_counter()
     run.progress("writing the responses")
-    log_rollouts(run, batch, credit)
+    log_rollouts(run, batch, credit, batches)
     tokens = int(batch.responses.length_R.sum())
     return {
         "step": state.step,

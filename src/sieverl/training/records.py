@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from sieverl.evaluation.votes import AnswerReader, answer_reader
 from sieverl.files import storing
+from sieverl.learner.batches import MiniBatch
 from sieverl.rollout.collect import Batch
 from sieverl.rollout.verified import Scored
 from sieverl.run_dir import manifest
 from sieverl.run_dir.metrics import nonfinite
 from sieverl.run_dir.rollouts import RolloutRow, write_rollouts
 from sieverl.training.state import Run
-from sieverl.types import Credit, Metrics, Prompt, Status
+from sieverl.types import BoolArray, Credit, IntArray, Metrics, Prompt, Responses, Status
 
 
 def step_metrics(run: Run, batch: Batch, credit: Credit) -> Metrics:
@@ -62,15 +66,15 @@ def part_means(parts_R: Sequence[Mapping[str, float | None]]) -> Metrics:
 
 
 def rollout_row(
-    step: int,
-    version: int,
-    prompt: Prompt,
-    scored: Scored,
-    kept: bool | None = None,
-    advantage: float | None = None,
+    step: int, version: int, prompt: Prompt, scored: Scored, read: AnswerReader | None, **of_a_step: Any
 ) -> RolloutRow:
-    """The record of one response; `version` is that of the weights which sampled it."""
+    """The record of one response; `version` is that of the weights which sampled it.
+
+    `read` reads an answer as the verifier does, `of_a_step` are columns that an evaluation has not: `kept`, `reason`,
+    `advantage`, `learner_logp`.
+    """
     rollout, verdict = scored.rollout, scored.verdict
+    judged = verdict.status in (Status.CORRECT, Status.INCORRECT)
     return RolloutRow(
         step=step,
         group=rollout.group,
@@ -84,26 +88,84 @@ def rollout_row(
         status=verdict.status.value,
         length=len(rollout.tokens),
         truncated=rollout.truncated,
-        kept=kept,
-        advantage=advantage,
+        extracted=read(scored.text) if read and judged else None,
         logp=float(sum(rollout.logp)),
         policy_version=version,
+        tokens=rollout.tokens,
+        engine_logp=rollout.logp,
         parts=verdict.parts,
+        **of_a_step,
     )
 
 
-def log_rollouts(run: Run, batch: Batch, credit: Credit) -> None:
+def log_rollouts(run: Run, batch: Batch, credit: Credit, batches: Sequence[MiniBatch]) -> None:
     """Every response of the step into its Parquet file, by rank 0."""
     prompts = [run.prompts.prompts[index] for index in batch.prompt_of_group]
     keep, advantage, step = credit.keep.tolist(), credit.advantage.tolist(), run.state.step
-    own = [
-        rollout_row(step, batch.version, prompts[scored.rollout.group], scored, keep[row], advantage[row])
+    read = answer_read(run)
+    reason = reasons(batch.responses, credit, run.recipe.train.mask_truncated)
+    own = {
+        row: rollout_row(
+            step,
+            batch.version,
+            prompts[scored.rollout.group],
+            scored,
+            read,
+            kept=keep[row],
+            reason=reason[row],
+            advantage=advantage[row],
+        )
         for row, scored in batch.own.items()
-    ]
-    rows = [row for part in run.world.all_gather(own) for row in part]
+    }
+    computed = [s for part in batches for s in part.samples if s.learner_logp is not None]
+    parts = run.world.gather((own, {s.row: s.learner_logp.tolist() for s in computed if s.learner_logp is not None}))
     if run.world.rank == 0:
+        logp = {row: found for _, part in parts for row, found in part.items()}
+        rows = [replace(row, learner_logp=logp.get(i)) for part, _ in parts for i, row in part.items()]
         with storing("the responses", run.run_dir):
             write_rollouts(run.run_dir, run.state.step, sorted(rows, key=lambda r: (r.group, r.sample)))
+
+
+def answer_read(run: Run) -> AnswerReader | None:
+    """Reads the answer of a response as the verifier does; None for a user's function, which alone knows."""
+    spec = run.recipe.verify.spec
+    return None if ":" in str(spec.get("name")) else answer_reader(spec)
+
+
+def reasons(responses: Responses, credit: Credit, mask_truncated: bool = False) -> list[str | None]:
+    """Why each response was not kept; None for those that were.
+
+    `all_wrong` and `all_correct`: so are all responses to its prompt, and none of them was kept. `incorrect` and
+    `correct`: only the others are trained on. `truncated`: it was cut off, and such are masked. `no_advantage`: it
+    was chosen, and its advantage is zero. `not_chosen`: by the algorithm, for another reason.
+
+    >>> from sieverl.algorithms import grpo, raft
+    >>> from sieverl.algorithms.algorithm import as_responses
+    >>> rows, _ = as_responses([[1, 0], [0, 0], [1, 1]])
+    >>> reasons(rows, grpo.credit(rows))
+    [None, None, 'all_wrong', 'all_wrong', 'all_correct', 'all_correct']
+    >>> reasons(rows, raft.credit(rows))
+    [None, 'incorrect', 'all_wrong', 'all_wrong', None, None]
+    """
+    _, group_R = np.unique(responses.prompt_R, return_inverse=True)
+
+    def kept_of_group(which_R: BoolArray) -> IntArray:
+        return np.bincount(group_R, credit.keep & which_R)[group_R]
+
+    correct_R = responses.correct_R
+    right_R, wrong_R = kept_of_group(correct_R), kept_of_group(~correct_R)
+    share_R = (np.bincount(group_R, correct_R) / np.bincount(group_R))[group_R]
+    none_R = right_R + wrong_R == 0
+    found = {
+        "all_wrong": none_R & (share_R == 0),
+        "all_correct": none_R & (share_R == 1),
+        "truncated": responses.truncated_R & mask_truncated,
+        "no_advantage": credit.selected,
+        "incorrect": ~correct_R & (right_R > 0) & (wrong_R == 0),
+        "correct": correct_R & (wrong_R > 0) & (right_R == 0),
+    }
+    reason_R = np.select(list(found.values()), list(found), "not_chosen").tolist()
+    return [None if kept else reason for kept, reason in zip(credit.keep.tolist(), reason_R, strict=True)]
 
 
 def record(run: Run, row: Metrics) -> None:

@@ -16,6 +16,7 @@ from sieverl.rollout.environment import Environment
 from sieverl.run_dir import manifest
 from sieverl.run_dir.lock import Lock
 from sieverl.training import checkpoint
+from sieverl.training.about import describe
 from sieverl.training.ahead import restore_queue
 from sieverl.training.checks import build_pool, check_verifier, check_world, chosen_algorithm, left_out
 from sieverl.training.memory import check_fits, with_halved
@@ -110,5 +111,6 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     world.barrier()  # all have read the checkpoint, which may now get another name
     if world.rank == 0:
         open_run_dir(recipe, resume, found, lock, say)
+        describe(run)
     world.barrier()
     return run
