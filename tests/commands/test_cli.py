@@ -239,7 +239,7 @@ def test_demo_takes_a_new_directory_or_the_unfinished_one(work: Path, capsys: Ca
     options += ["--data.options.size", "40", "--evaluate.options.size", "4"]
     code, out, err = sieverl(capsys, "demo", *options)
     assert code == 0, err
-    assert "held-out accuracy" in out
+    assert "held-out avg@" in out
     assert "next:" in out
     assert directory() == "runs/demo-2"
 

@@ -75,6 +75,7 @@ def ending(run_dir: Path, console: Console) -> None:
             break
     console.print("next:", style="bold")
     for command in (
+        f"sieverl view {run_dir}",
         "sieverl demo --algorithm grpo",
         "sieverl algorithms reinforce_rej",
         f"sieverl train {run_dir}/recipe.toml --run-dir runs/mine --train.lr 1e-4",

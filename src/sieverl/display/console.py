@@ -167,13 +167,13 @@ def summary(run_dir: Path, console: Console) -> None:
     def accuracy(row: Metrics) -> str:
         return f"{row[key]:.1%} ({row[f'{ci}/low']:.1%} to {row[f'{ci}/high']:.1%})"
 
-    table.add_row(f"held-out accuracy, avg@{k} (95%)", accuracy(before), accuracy(after))
-    table.add_row("mean response length, tokens", *(f"{r[length]:.1f}" for r in (before, after)))
+    table.add_row(f"held-out avg@{k} (95%)", accuracy(before), accuracy(after))
+    table.add_row("mean length, tokens", *(f"{r[length]:.1f}" for r in (before, after)))
     if after.get(f"eval/{name}/kl_ref") is not None:
-        table.add_row("KL to the reference policy, nats a token", "0", f"{after[f'eval/{name}/kl_ref']:.4f}")
+        table.add_row("KL to the start, nats", "0", f"{after[f'eval/{name}/kl_ref']:.4f}")
     trained = [r for r in rows if None not in (r.get("policy/entropy"), r.get("select/kept_fraction"))]
     if trained:
-        table.add_row("entropy, nats a token", *(f"{r['policy/entropy']:.3f}" for r in (trained[0], trained[-1])))
+        table.add_row("entropy, nats", *(f"{r['policy/entropy']:.3f}" for r in (trained[0], trained[-1])))
         kept = sum(r["select/kept_fraction"] for r in trained) / len(trained)
         table.add_row("responses kept", "", f"{kept:.0%}")
     console.print(table)
