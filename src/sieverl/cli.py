@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,13 @@ from dataclasses import fields
 from types import ModuleType
 from typing import NoReturn
 
+from sieverl import __version__
 from sieverl.commands import algorithms, data, demo, doctor, plan, report, train, verify, view
 from sieverl.commands import eval as evaluate
-from sieverl.errors import ExitCode, SieveRLError, StorageError, UsageError
+from sieverl.errors import ExitCode, SieveRLError, StorageError, UsageError, nearest
 from sieverl.text import printable
 
+WRONG_COMMAND = re.compile(r"argument COMMAND: invalid choice: '(.*?)'")
 # name -> module with `ABOUT`, `add_arguments(parser)`, `Options` (a dataclass of what they parse to) and `run(options)`
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
@@ -130,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="sieverl", description="Reinforcement learning from verifiable rewards, on the responses that teach."
     )
+    parser.add_argument("--version", action="version", version=f"sieverl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for name, module in COMMANDS.items():
         about: str = module.ABOUT
@@ -143,8 +147,9 @@ class Parser(argparse.ArgumentParser):
     takes_recipe = False
 
     def error(self, message: str) -> NoReturn:
-        """Say how the command is used, and leave."""
-        super().error(printable(message))
+        """Say how the command is used and what was probably meant, and leave."""
+        wrong = WRONG_COMMAND.match(message)
+        super().error(printable(message) + (nearest(wrong[1], COMMANDS) if wrong else ""))
 
     def format_help(self) -> str:
         if not self.takes_recipe:

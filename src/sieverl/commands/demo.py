@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +58,20 @@ def recipe(overrides: Overrides, resume: str = "auto") -> Recipe:
     return load(RECIPE, {**changes, "run_dir": str(fresh)})
 
 
+def called(argument: str | None = None) -> str:
+    """How the command was called, so that what it names can be typed: `sieverl`, with its path, or by Python.
+
+    >>> called("/opt/there/.venv/bin/sieverl"), called("/opt/there/sieverl/__main__.py"), called("pytest")
+    ('/opt/there/.venv/bin/sieverl', 'python -m sieverl', 'sieverl')
+    """
+    name = sys.argv[0] if argument is None else argument
+    if Path(name).name == "__main__.py":
+        return "python -m sieverl"
+    if Path(name).name != "sieverl" or shutil.which("sieverl") == name:
+        return "sieverl"
+    return os.path.relpath(name) if Path(name).is_relative_to(Path.cwd()) else name
+
+
 def ending(run_dir: Path, console: Console) -> None:
     """One worked response before and after, and what to try next."""
     from rich.panel import Panel
@@ -75,9 +92,9 @@ def ending(run_dir: Path, console: Console) -> None:
             break
     console.print("next:", style="bold")
     for command in (
-        f"sieverl view {run_dir}",
-        "sieverl demo --algorithm grpo",
-        "sieverl algorithms reinforce_rej",
-        f"sieverl train {run_dir}/recipe.toml --run-dir runs/mine --train.lr 1e-4",
+        f"view {run_dir}",
+        "demo --algorithm grpo",
+        "algorithms reinforce_rej",
+        f"train {run_dir}/recipe.toml --run-dir runs/mine --train.lr 1e-4",
     ):
-        console.print(f"  .venv/bin/{command}", highlight=False)
+        console.print(f"  {called()} {command}", highlight=False)

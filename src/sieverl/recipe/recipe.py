@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_origin
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from sieverl.errors import UsageError, first_line, nearest
-from sieverl.options import parse_value
+from sieverl.errors import UsageError, first_line
+from sieverl.options import comma_separated, key_values, parse_value
+from sieverl.recipe.names import meant
 from sieverl.recipe.tables import (
     Alarms,
     Axes,
@@ -169,7 +170,8 @@ def build(tables: Mapping[str, object], overrides: Overrides | None = None, wher
     try:
         return Recipe.model_validate(merged)
     except ValidationError as error:
-        raise UsageError(_explain(error, where)) from error
+        given = {key.replace("-", "_") for key in overrides or {}}
+        raise UsageError(_explain(error, where, given)) from error
 
 
 def _set(tables: JsonObject, dotted: str, value: object) -> None:
@@ -180,7 +182,18 @@ def _set(tables: JsonObject, dotted: str, value: object) -> None:
             raise UsageError(f"--{dotted}: {part} is a value, not a table")
         tables[part] = inner = dict(inner)
         tables = inner
-    tables[last] = parse_value(value) if isinstance(value, str) else value
+    tables[last] = _parsed(dotted, value) if isinstance(value, str) else value
+
+
+def _parsed(dotted: str, text: str) -> object:
+    """The value of an option: as TOML has it, and `a,b` for a list, `a=b,c=d` for a table."""
+    kind = get_origin(next((field.annotation for name, field in keys() if name == dotted), None))
+    value = parse_value(text)
+    if isinstance(value, str) and kind is dict and "=" in text:
+        return key_values(comma_separated(text), f"--{dotted}")
+    if isinstance(value, str) and kind in (tuple, list) and "," in text:
+        return [parse_value(part) for part in comma_separated(text)]
+    return value
 
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -193,20 +206,23 @@ def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[st
             yield f"{prefix}{name}", field
 
 
-def _explain(error: ValidationError, where: str) -> str:
+def _explain(error: ValidationError, where: str, given: Container[str] = ()) -> str:
+    """The first fault of a recipe in a line; of an option in `given` that option is named, and not the file."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
+    parents = [".".join(map(str, first["loc"][:n])) for n in range(len(first["loc"]), 0, -1)]
+    option = next((name for name in parents if name in given), None)
+    where = where if option is None else f"--{option}"
     if first["type"] == "extra_forbidden" and key in RENAMED:
         return f"{where}: {key} is now called {RENAMED[key]}"
     if new := RENAMED_VALUES.get(key, {}).get(str(first["input"])):
         return f"{where}: {key} = {first['input']!r} is now called {new!r}"
     if first["type"] == "extra_forbidden":
         known = [name for name, _ in keys()]
-        return f"{where}: there is no key {key!r}.{nearest(key, known)} `sieverl train --help` lists them all"
+        return f"{where}: there is no key {key!r}.{meant(key, known)} `sieverl train --help` lists them all"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {key + ': ' if key else ''}{message[:1].lower()}{message[1:]}" + (
-        f" (got {_short(first['input'])})" if key else ""
-    )
+    named = f"{key}: " if key and key != option else ""
+    return f"{where}: {named}{message[:1].lower()}{message[1:]}" + (f" (got {_short(first['input'])})" if key else "")
 
 
 def _short(value: object) -> str:

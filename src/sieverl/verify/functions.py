@@ -73,13 +73,18 @@ def load_module(source: str) -> ModuleType:
 
 
 def adapt_signature(function: Callable[..., object], path: str) -> Callable[[str, Row], object]:
-    """The function as `(response, row) -> reward`. One with a parameter `completions` has TRL's signature."""
+    """The function as `(response, row) -> reward`. One with a parameter `completions` has TRL's signature.
+
+    One of `(response, **columns)` gets the columns of the row by name.
+    """
     signature = inspect.signature(function)
     parameters = signature.parameters
     if "completions" not in parameters:
         try:
             signature.bind("response", {})
         except TypeError as error:
+            if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and _binds(signature, "response"):
+                return lambda response, row: function(response, **row)
             raise UsageError(
                 f"The verifier {path} takes ({', '.join(parameters)}); give it (response, row), "
                 "or TRL's (completions, **columns)."
@@ -97,9 +102,20 @@ def adapt_signature(function: Callable[..., object], path: str) -> Callable[[str
             rewards = rewards.tolist()
         if not isinstance(rewards, list | tuple):
             raise TypeError(f"the function returned a {type(rewards).__name__}, not a list of one reward")
+        if len(rewards) != 1:
+            raise ValueError(f"the function returned {len(rewards)} rewards for 1 completion")
         return rewards[0]
 
     return call_with_columns
+
+
+def _binds(signature: inspect.Signature, *arguments: object) -> bool:
+    """Whether a function can be called with these arguments, by position."""
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def trl_columns(response: str, row: Row) -> dict[str, list[Any]]:

@@ -1,0 +1,124 @@
+"""Mistakes that a new user made, by the number of their row: what the command says now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sieverl import __version__
+from sieverl.cli import main
+from sieverl.commands.demo import called
+from sieverl.recipe import Recipe, build, keys
+from sieverl.recipe.names import ELSEWHERE, meant
+from sieverl.verify import build as build_verifier
+
+Capture = pytest.CaptureFixture[str]
+
+
+def said(capsys: Capture, *arguments: str) -> str:
+    """What a command that must be refused says."""
+    try:
+        code = main(arguments)
+    except SystemExit as left:
+        code = int(str(left.code))
+    assert code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("--lr", "train.lr"),
+        ("--lerning_rate", "train.lr"),
+        ("--train.learning_rate", "train.lr"),
+        ("--num_generations", "rollout.samples"),
+        ("--train.max_completion_length", "rollout.max_tokens"),
+        ("--save-steps", "checkpoint.every"),
+        ("--samples", "rollout.samples"),
+        ("--rollout.samplez", "rollout.samples"),
+        ("--output_dir", "run_dir"),
+    ],
+)
+def test_S9_a_key_of_elsewhere_or_a_part_of_one_names_ours(work: Path, capsys: Capture, option: str, hint: str) -> None:
+    assert f"Did you mean {hint}?" in said(capsys, "train", "r.toml", option, "1")
+
+
+def test_every_name_of_elsewhere_is_one_of_ours_and_none_of_them_is_a_key() -> None:
+    known = [name for name, _ in keys()]
+    assert set(ELSEWHERE.values()) <= set(known)
+    assert not set(ELSEWHERE) & set(known)
+    assert all(meant(name, known) == f" Did you mean {ours}?" for name, ours in ELSEWHERE.items())
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--train.lr=abc", "--train.lr: input should be a valid number"),
+        ("--steps=many", "--steps: input should be a valid integer"),
+        ("--train.betas=0.9", "--train.betas: "),
+        ("--model.lora.rank=-1", "--model.lora.rank: "),
+    ],
+)
+def test_S16_a_value_that_cannot_be_names_its_option(work: Path, capsys: Capture, argument: str, expected: str) -> None:
+    found = said(capsys, "train", "r.toml", argument)
+    assert expected in found
+    assert "r.toml" not in found
+
+
+def test_S16_a_value_of_the_file_names_the_file(work: Path, capsys: Capture) -> None:
+    (work / "r.toml").write_text('[train]\nlr = "abc"\n')
+    assert "r.toml: train.lr: " in said(capsys, "train", "r.toml", "--train.epochs=2")
+
+
+def test_lists_and_tables_on_the_command_line() -> None:
+    found = build({}, {"train.betas": "0.9,0.99", "data.columns": "prompt=text, answer=label", "rollout.stop": "a,b"})
+    assert found.train.betas == (0.9, 0.99)
+    assert found.data.columns == {"prompt": "text", "answer": "label"}
+    assert list(found.rollout.stop) == ["a", "b"]
+    whole = build({}, {"train.betas": "[0.9, 0.99]", "rollout.stop": '["a,b"]', "data.suffix": "a,b=c"})
+    assert (whole.train.betas, list(whole.rollout.stop), whole.data.suffix) == ((0.9, 0.99), ["a,b"], "a,b=c")
+    assert Recipe().train.betas == (0.9, 0.999)
+
+
+def test_an_unknown_command_and_the_version(capsys: Capture) -> None:
+    assert "Did you mean train?" in said(capsys, "trian")
+    assert "Did you mean" not in said(capsys, "xyz")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"sieverl {__version__}\n"
+
+
+def test_S14_what_is_advised_can_be_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert called(str(tmp_path / ".venv" / "bin" / "sieverl")) == ".venv/bin/sieverl"
+    assert called("/elsewhere/sieverl/__main__.py") == "python -m sieverl"
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/sieverl")
+    assert called("/usr/bin/sieverl") == "sieverl"
+
+
+@pytest.fixture
+def function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Writes a function into a file, and gives its name as a verifier."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str) -> str:
+        (tmp_path / "mine.py").write_text(text)
+        return f"{tmp_path}/mine.py:f"
+
+    return write
+
+
+def test_S17_a_function_may_take_the_columns_by_name(function: Callable[[str], str]) -> None:
+    verify = build_verifier(
+        {"name": function("def f(response, **row):\n    return float(response == row['answer'])\n")}
+    )
+    assert [verify(text, {"answer": "4"}).reward for text in ("4", "5")] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_S18_other_than_one_reward_for_one_completion_is_said(function: Callable[[str], str], count: int) -> None:
+    verify = build_verifier({"name": function(f"def f(completions, **kwargs):\n    return [1.0] * {count}\n")})
+    with pytest.raises(ValueError, match=f"the function returned {count} rewards for 1 completion"):
+        verify("4", {"answer": "4"})
