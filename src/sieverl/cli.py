@@ -154,8 +154,7 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         if not self.takes_recipe:
             return super().format_help()
-        from sieverl.recipe import keys  # pydantic: not needed for any other help
+        from sieverl.recipe.reference import help_lines  # pydantic: not needed for any other help
 
-        width = max(len(name) for name, _ in keys())
-        lines = [f"  --{name:<{width}}  {field.description or ''}".rstrip() for name, field in keys()]
-        return super().format_help() + "\nevery key of the recipe:\n" + "\n".join(lines) + "\n"
+        keys = "\n".join(help_lines())
+        return f"{super().format_help()}\nevery key of the recipe (docs/recipe.md):\n{keys}\n"

@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from sieverl.assets import RECIPE
+from sieverl.cli import main
 from sieverl.errors import UsageError
 from sieverl.recipe import Recipe, build, load, to_toml
+from sieverl.recipe.reference import markdown, of_a_rule, reference, shown
 
 
 def test_recipes_survive_writing_and_reading(tmp_path: Path) -> None:
@@ -51,3 +54,29 @@ def test_fuzz_such_an_option_is_text(value: str) -> None:
 def test_fuzz_numbers_of_more_than_64_bits_are_refused(key: str) -> None:
     with pytest.raises(UsageError, match=rf"{key}.* (64 bits|number)"):
         build({}, {key: "9" * 400})
+
+
+def test_S9_every_key_has_a_type_a_default_that_it_takes_and_a_sentence() -> None:
+    for key in reference():
+        assert key.kind not in ("", "table"), key
+        assert len(key.about) > 4, key
+        if key.default and not of_a_rule(key.name):  # which have none of their own
+            found: object = build({}, {key.name: key.default}).model_dump()
+            for part in key.name.split("."):
+                found = found[part]  # type: ignore[index]
+            assert shown(found) == key.default, key
+
+
+def test_S9_the_page_of_the_recipe_is_made_from_its_fields() -> None:
+    assert (ROOT / "docs" / "recipe.md").read_text().endswith(markdown())
+
+
+def test_S9_the_help_of_train_has_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    out = capsys.readouterr().out
+    for key in (key for key in reference() if not of_a_rule(key.name)):
+        assert f"--{key.name} {key.kind}\n" in out
+        assert key.about in out
+    assert "--alarms.RULE.KEY" in out
+    assert "learning rate (default: 1e-06)" in out

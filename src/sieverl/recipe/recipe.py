@@ -48,12 +48,14 @@ Overrides = Mapping[str, object]  # dotted key -> value, or text that is parsed 
 class Recipe(Table):
     """Everything that a run depends on."""
 
-    algorithm: str = "reinforce_rej"
-    steps: int = Field(100, ge=0)
-    seed: int = Field(0, ge=0)
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    algorithm: str = Field("reinforce_rej", description="a name of `sieverl algorithms`, or FILE.py:NAME")
+    steps: int = Field(100, ge=0, description="steps of sampling and learning")
+    seed: int = Field(0, ge=0, description="of the order of prompts and of sampling")
+    dtype: Literal["float32", "bfloat16", "float64"] = Field(
+        "float32", description="of computation; weights are float32"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of PyTorch; 0: its default")
-    run_dir: str = "runs/run"
+    run_dir: str = Field("runs/run", description="where the run is kept; `train` names it after the recipe's file")
     model: Model = Model()
     data: Data = Data()
     verify: Verify = Verify()

@@ -19,9 +19,13 @@ class Table(BaseModel):
 class Lora(Table):
     """Train adapters only (PEFT). Rank 0 trains all weights."""
 
-    rank: int = Field(0, ge=0)
-    alpha: float = Field(16.0, gt=0)
-    targets: str = Field("all-linear", min_length=1)
+    rank: int = Field(0, ge=0, description="rank of the adapters; 0 trains all weights")
+    alpha: float = Field(16.0, gt=0, description="their scale is alpha / rank")
+    targets: str = Field(
+        "all-linear",
+        min_length=1,
+        description="modules that get adapters, as PEFT names them: all-linear, or a regular expression",
+    )
 
 
 class Model(Table):
@@ -38,14 +42,17 @@ class Data(Table):
     """Where prompts come from and how the model sees them."""
 
     source: str = Field("", description="file, known name, Hub id or reasoning_gym:TASK")
-    split: str = "train"
+    split: str = Field("train", description="split of the source")
     columns: dict[str, str] = Field({}, description="which column is the prompt and which the answer")
     options: JsonObject = Field({}, description="options of the source, such as a reasoning-gym config")
-    limit: int | None = Field(None, gt=0)
-    template: Literal["chat", "plain", "auto"] = "chat"
-    system: str | None = None
-    suffix: str | None = None
-    max_prompt_tokens: int = Field(1024, gt=0)
+    limit: int | None = Field(None, gt=0, description="the first so many prompts; by default all")
+    template: Literal["chat", "plain", "auto"] = Field(
+        "chat",
+        description="chat renders the model's chat template, plain is the text as it is, auto chat where there is one",
+    )
+    system: str | None = Field(None, description="system message of the chat")
+    suffix: str | None = Field(None, description="text after each prompt; boxed is the paper's instruction")
+    max_prompt_tokens: int = Field(1024, gt=0, description="longest prompt, in tokens")
     overlong: Literal["error", "drop"] = Field("error", description="prompts longer than max_prompt_tokens")
     check_gold: int = Field(64, ge=0, description="gold answers checked before training; 0: none")
 
@@ -54,10 +61,10 @@ class Verify(BaseModel):
     """The verifier by name; the options of that verifier are keys of the same table."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    name: str = "math"
-    workers: int = Field(2, gt=0)
-    timeout_s: float = Field(5.0, gt=0)
-    memory_mb: int = Field(1024, gt=0)
+    name: str = Field("math", description="math, number, choice, string, regex, reasoning_gym, sum, or FILE.py:NAME")
+    workers: int = Field(2, gt=0, description="worker processes")
+    timeout_s: float = Field(5.0, gt=0, description="seconds for a response")
+    memory_mb: int = Field(1024, gt=0, description="MiB of memory for a response, beyond the imports")
     network: bool = Field(False, description="whether workers may use the network; else the system denies it if it can")
     environment: tuple[str, ...] = Field((), description="environment variables that workers see beside the usual ones")
     graded: bool | None = Field(None, description="whether rewards are graded; by default decided from the rewards")
@@ -76,9 +83,9 @@ class Rollout(Table):
 
     prompts: int = Field(32, gt=0, description="prompts per step")
     samples: int = Field(8, gt=0, description="responses per prompt (n)")
-    max_tokens: int = Field(512, gt=0)
-    temperature: float = Field(1.0, gt=0)
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    max_tokens: int = Field(512, gt=0, description="longest response, in tokens")
+    temperature: float = Field(1.0, gt=0, description="of sampling")
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), description="texts that end a response")
     max_num_seqs: int = Field(512, gt=0, description="responses decoded at the same time")
     staleness: int = Field(0, ge=0, description="steps by which sampling runs ahead of training; 0: strictly on-policy")
     engine: Literal["torch", "transformers", "vllm", "vllm_server"] = Field(
@@ -96,16 +103,18 @@ class Rollout(Table):
 class Train(Table):
     """How the policy is updated."""
 
-    lr: float = Field(1e-6, gt=0)
+    lr: float = Field(1e-6, gt=0, description="learning rate")
     minibatches: int = Field(1, gt=0, description="optimiser steps per batch of rollouts")
     epochs: int = Field(1, gt=0, description="passes over the mini-batches")
     micro_batch_tokens: int = Field(16384, gt=0, description="tokens per forward and backward pass")
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_updates: int = Field(0, ge=0)
-    min_lr_ratio: float = Field(0.0, ge=0, le=1)
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="of the learning rate, after the warm-up"
+    )
+    warmup_updates: int = Field(0, ge=0, description="optimiser steps in which the learning rate rises from 0")
+    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="share of lr at the end of a linear or cosine schedule")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="of AdamW")
+    eps: float = Field(1e-8, gt=0, description="of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     max_grad_norm: float = Field(1.0, ge=0, description="0 turns clipping off")
     old: Literal["learner", "engine"] = Field("learner", description="whose log-probs are the old ones of the ratio")
     reference: Literal["initial", "last"] = Field(
@@ -118,14 +127,14 @@ class Evaluate(Table):
     """Held-out evaluation, before training and every `every` steps."""
 
     every: int = Field(0, ge=0, description="steps between evaluations; 0 only before and after")
-    name: str = "heldout"
-    source: str = ""
-    split: str = "test"
-    columns: dict[str, str] = {}
-    options: JsonObject = {}
+    name: str = Field("heldout", description="name of the metrics, eval/NAME/...")
+    source: str = Field("", description="held-out prompts; empty: no evaluation")
+    split: str = Field("test", description="split of the source")
+    columns: dict[str, str] = Field({}, description="as data.columns")
+    options: JsonObject = Field({}, description="as data.options")
     limit: int = Field(256, gt=0, description="prompts")
     samples: int = Field(4, gt=0, description="k of avg@k")
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(1.0, ge=0, description="of sampling; 0 is greedy")
     kl_prompts: int = Field(32, ge=0, description="held-out prompts for the KL to the reference policy; 0 turns it off")
 
 
@@ -216,15 +225,23 @@ class Alarms(Table):
 class Axes(Table):
     """Axes of the algorithm that are replaced by name; see `sieverl algorithms`."""
 
-    shape: Literal["signed", "zero_one", "overlong"] | None = None
-    aggregate: Literal["sequence_mean", "token_mean", "constant_length"] | None = None
-    denominator: Literal["sampled", "kept"] | None = None
-    clip_low: float | None = None
-    clip_high: float | None = None
-    dual_clip: float | None = None
-    kl: Literal["k1", "k2", "k3"] | None = None
-    kl_coefficient: float | None = None
-    kl_limit: float | None = None
-    kl_in_reward: float | None = None
-    entropy_coefficient: float | None = None
-    penalty_denominator: Literal["kept", "sampled"] | None = None
+    shape: Literal["signed", "zero_one", "overlong"] | None = Field(
+        None, description="how rewards become numbers to learn from"
+    )
+    aggregate: Literal["sequence_mean", "token_mean", "constant_length"] | None = Field(
+        None, description="how the losses of tokens become one"
+    )
+    denominator: Literal["sampled", "kept"] | None = Field(None, description="what the loss is divided by")
+    clip_low: float | None = Field(None, description="how far the ratio may fall below 1")
+    clip_high: float | None = Field(None, description="how far the ratio may rise above 1")
+    dual_clip: float | None = Field(
+        None, description="bound of the loss where the advantage is negative (arXiv 1912.09729)"
+    )
+    kl: Literal["k1", "k2", "k3"] | None = Field(
+        None, description="estimator of the KL penalty to the reference policy"
+    )
+    kl_coefficient: float | None = Field(None, description="weight of the KL penalty")
+    kl_limit: float | None = Field(None, description="largest value of the KL penalty of a token")
+    kl_in_reward: float | None = Field(None, description="weight of a KL penalty that is part of the reward")
+    entropy_coefficient: float | None = Field(None, description="weight of the entropy bonus")
+    penalty_denominator: Literal["kept", "sampled"] | None = Field(None, description="responses that a penalty is over")
