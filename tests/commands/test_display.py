@@ -63,7 +63,8 @@ def test_each_way_shows_the_same_run(trained: Path, capsys: Capture) -> None:
     assert [line.split()[0] for line in out.splitlines()[:3]] == ["step", "start", "1/2"]
     assert "  mean   reward" in out.splitlines()[0]
     assert "reward of brief 0.250" in out
-    assert out.splitlines()[-2:] == ["run directory: plain", "picture:       plain/curve.png"]
+    ending = ["run directory: plain", "picture:       plain/curve.png", "report:        plain/report.html"]
+    assert out.splitlines()[-3:] == ending
     assert err.startswith("qwen2: learner: ")
     assert "step 1: rewards are taken as they are, since not all are 0, 1 or -1;" in " ".join(err.split())
     assert max(map(len, (out + err).splitlines())) <= 80
