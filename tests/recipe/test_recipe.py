@@ -12,7 +12,7 @@ from sieverl.assets import RECIPE
 from sieverl.cli import main
 from sieverl.errors import UsageError
 from sieverl.recipe import Recipe, build, load, to_toml
-from sieverl.recipe.reference import markdown, of_a_rule, reference, shown
+from sieverl.recipe.reference import markdown, reference, shown
 
 
 def test_recipes_survive_writing_and_reading(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_S9_every_key_has_a_type_a_default_that_it_takes_and_a_sentence() -> Non
     for key in reference():
         assert key.kind not in ("", "table"), key
         assert len(key.about) > 4, key
-        if key.default and not of_a_rule(key.name):  # which have none of their own
+        if key.default:
             found: object = build({}, {key.name: key.default}).model_dump()
             for part in key.name.split("."):
                 found = found[part]  # type: ignore[index]
@@ -75,8 +75,7 @@ def test_S9_the_help_of_train_has_every_key(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     out = capsys.readouterr().out
-    for key in (key for key in reference() if not of_a_rule(key.name)):
+    for key in reference():
         assert f"--{key.name} {key.kind}\n" in out
         assert key.about in out
-    assert "--alarms.RULE.KEY" in out
     assert "learning rate (default: 1e-06)" in out

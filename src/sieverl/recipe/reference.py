@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from sieverl.recipe.recipe import Recipe, keys
 
 PLAIN = {int: "int", float: "float", str: "text", bool: "true|false"}
-RULES = ["  --alarms.RULE.KEY", "        do, threshold, steps or share of a rule of docs/alarms.md"]
 
 
 class Key(NamedTuple):
@@ -72,19 +71,9 @@ def help_lines() -> list[str]:
     """Two lines a key for the help of `train`, at most 80 columns each where the sentence allows it."""
     out = []
     for key in reference():
-        if not of_a_rule(key.name):
-            default = f" (default: {key.default})" if key.default else ""
-            out += [f"  --{key.name} {key.kind}", f"        {key.about}{default}"]
-    return [*out, *RULES]
-
-
-def of_a_rule(name: str) -> bool:
-    """Whether a key is one of the four that each rule of the alarms has.
-
-    >>> of_a_rule("alarms.kl_ref.do"), of_a_rule("alarms.empty_steps")
-    (True, False)
-    """
-    return name.startswith("alarms.") and name.count(".") > 1
+        default = f" (default: {key.default})" if key.default else ""
+        out += [f"  --{key.name} {key.kind}", f"        {key.about}{default}"]
+    return out
 
 
 def markdown() -> str:
