@@ -56,11 +56,6 @@ class Filter:
     shortest: int | None = None
     longest: int | None = None
 
-    @property
-    def of_responses(self) -> bool:
-        """Whether it looks at single responses."""
-        return bool(self.text) or self.shortest is not None or self.longest is not None
-
 
 def _share(low: float, high: float) -> Callable[[pyarrow.Table], BoolArray]:
     """Responses of groups whose share of correct ones is from `low` to `high`."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import pyarrow
     from tokenizers import Tokenizer
 
-    from sieverl.run_dir.rollouts import Kind
-
 T = TypeVar("T")
 RUNS, STEPS, TOKENIZERS = 64, 4, 2  # that are kept
 LARGEST_TOKENIZER = 64 << 20  # bytes
