@@ -88,6 +88,15 @@ class VllmEngine:
         self.version = version
         self._sleep()
 
+    def close(self) -> None:
+        """End vLLM. Left to the garbage collector, its end would take away the groups of the process's next engine.
+
+        Ranks that share one leave it to the end of their processes, since it would take their own groups away, too.
+        """
+        if self.world.size == 1:
+            self._llm.llm_engine.engine_core.shutdown()
+        self._folder.cleanup()
+
     def sample(
         self, requests: Sequence[Request], sampling: SamplingParams, on_done: OnDone | None = None
     ) -> list[Rollout]:
