@@ -20,9 +20,6 @@ AXES = (
 )
 
 
-ABOUT = "list the algorithms, or show one with its formula and axes"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of `sieverl algorithms`."""

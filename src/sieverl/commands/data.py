@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from sieverl.options import comma_separated, key_values, parse_value
 
-ABOUT = "prepare datasets"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:

@@ -13,9 +13,6 @@ from sieverl.run_dir.versions import version
 REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "peft", "math-verify", "reasoning-gym")
 
 
-ABOUT = "say what is installed and what is missing, or how a model is computed"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of `sieverl doctor`."""

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from sieverl.run_dir.parts import Parts
 
 
-ABOUT = "measure a model on benchmarks (avg@k, pass@k, maj@k), or compare two results"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of `sieverl eval`; the help of each says what it is."""

@@ -21,8 +21,6 @@ from sieverl.verify.kept import chunk_keys, fingerprint, kept_verdicts
 from sieverl.verify.pool import Pool
 from sieverl.verify.verifier import stop_if_all_failed
 
-ABOUT = "score a file of responses against gold answers"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
