@@ -82,7 +82,7 @@ def test_public_names() -> None:
 def test_import_and_help_load_nothing_heavy() -> None:
     script = (
         "import sys, sieverl.cli\n"
-        "sieverl.cli.build_parser([]).format_help()\n"
+        "from sieverl.commands.parser import build_parser; build_parser([]).format_help()\n"
         "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'pydantic', 'numpy') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

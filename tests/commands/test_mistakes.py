@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from sieverl import __version__
-from sieverl.cli import main, parse
+from sieverl.cli import main
 from sieverl.commands.demo import called
+from sieverl.commands.parser import parse
 from sieverl.options import PLAIN_KEYS, parse_keys
 from sieverl.recipe import Recipe, build, keys
 from sieverl.recipe.names import ELSEWHERE, meant

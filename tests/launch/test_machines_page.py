@@ -15,7 +15,7 @@ from conftest import ROOT
 from ray_here import LIMIT_S, run_to_end
 from torch.distributed.run import get_args_parser
 
-from sieverl.cli import parse
+from sieverl.commands.parser import parse
 from sieverl.commands.train import Options, _here
 from sieverl.launch.ray import RayLauncher
 from sieverl.options import parse_keys

@@ -79,7 +79,7 @@ def test_S9_the_help_of_train_has_every_key(capsys: pytest.CaptureFixture[str]) 
         kind = key.kind.upper() if key.kind.isalpha() else key.kind
         default = f" (default: {key.default})" if key.default else ""
         assert "".join(f"{option(key.name)} {kind} {key.about}{default}".split()) in out
-    assert "learning rate (default: 1e-06)" in out
+    assert "learningrate(default:1e-06)" in out
 
 
 def test_files_then_environment_then_options(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sieverl.assets import RECIPE
+from sieverl.commands.dry_run import check_recipe
 from sieverl.commands.keys import KEYS_USAGE
 from sieverl.commands.train import RunOptions, add_run_arguments, train_recipe
 from sieverl.errors import ExitCode
@@ -37,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: Options) -> ExitCode:
     """Train the demo's recipe; at the end, show a response before and after."""
     chosen = recipe(parse_keys(options.overrides), options.resume, os.environ)
+    if options.dry_run:
+        return check_recipe(chosen, options.resume)
     return train_recipe(chosen, options.resume, options.display, ending=ending)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -52,6 +53,7 @@ class Options:
     source_option: Sequence[str]
     output: str | None
     compare: Sequence[str] | None
+    json: bool
 
     @property
     def task(self) -> TaskOptions:
@@ -80,8 +82,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-k", type=int, metavar="N", help="responses a prompt (default: 4; with --greedy 1)")
     add("--temperature", type=float, help="default: 1.0")
     add("--greedy", action="store_true", help="the most likely token each time, one response a prompt")
-    add("--top-p", type=float, default=1.0, metavar="P")
-    add("--top-k", type=int, default=0, metavar="N")
+    add(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="sample from the likeliest tokens of this probability; default: 1, all",
+    )
+    add("--top-k", type=int, default=0, metavar="N", help="sample from the N likeliest tokens; default: 0, all")
     add("--max-tokens", type=int, metavar="N", help=f"longest response (default: {MAX_TOKENS}; demo: as in training)")
     add("--limit", type=int, metavar="N", help="the first N prompts only")
     add("--template", choices=("auto", "chat", "plain"), default="auto", help="default: chat where the model has one")
@@ -97,17 +105,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--source-option", action="append", default=[], metavar="KEY=VALUE", help="option of the source or task")
     add("--output", metavar="F.json", help="result file; a directory where there are several benchmarks")
     add("--compare", nargs=2, metavar=("A.json", "B.json"), help="the difference of two results, paired by prompt")
+    add("--json", action="store_true", help="print the scores as JSON on standard output, all else on standard error")
 
 
 def run(options: Options) -> None:
     """Compare two results, or measure a model on benchmarks and write what was measured."""
     from sieverl.display.terminal import Terminal
 
-    console = Terminal(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True, highlight=False, stderr=options.json)
     if options.compare:
         from sieverl.display.tables import compare
 
-        compare(Path(options.compare[0]), Path(options.compare[1]), console)
+        found = compare(Path(options.compare[0]), Path(options.compare[1]), console)
+        if options.json:
+            print(json.dumps(found, indent=2))
         return
     if not options.model or not options.benchmark:
         raise UsageError("sieverl eval takes --model M and --benchmark B,B,... (or --compare A.json B.json)")
@@ -117,7 +128,9 @@ def run(options: Options) -> None:
 
     path, run_dir = find_model(options.model)
     outputs = output_files(options.output, [task.name for task in tasks], Path(path) if run_dir else None, run_dir)
-    evaluate(options, tasks, path, outputs, (samples, temperature), console)
+    results = evaluate(options, tasks, path, outputs, (samples, temperature), console)
+    if options.json:
+        print(json.dumps([{**result, "rows": str(output)} for result, output in results], indent=2))
 
 
 def sample_count(options: Options) -> tuple[int, float]:
@@ -184,8 +197,8 @@ def evaluate(
     outputs: tuple[Sequence[Path], bool],
     sampled: tuple[int, float],
     console: Console,
-) -> None:
-    """Measure one benchmark after the other; each result is written as soon as it is there.
+) -> list[tuple[Result, Path]]:
+    """Measure one benchmark after the other: the result of each, and its file. Each result is written as soon as it is there.
 
     `outputs` are those of `output_files`, `sampled` the responses a prompt and the temperature. What was sampled is
     kept beside each result until all are written, so the same command goes on from it.
@@ -205,6 +218,7 @@ def evaluate(
     console.print(f"{subject.policy.causal.config.model_type}: {subject.engine.ways}", style="dim")
     model, (samples, temperature), (places, named) = subject.about(), sampled, outputs
     results: list[Result] = []
+    written: list[Path] = []
     begun: list[Parts] = []
     for task, prompt_tokens, place in zip(tasks, tokens, places, strict=True):
         sampling = SamplingParams(task.max_tokens, subject.eos, temperature, options.top_p, options.top_k)
@@ -223,11 +237,13 @@ def evaluate(
         with storing("the result", output.parent):
             write(output, result)
         results.append(result)
+        written.append(output)
         show(result, output, console)
     if len(results) > 1:
         overview(results, console)
     for parts in begun:
         parts.remove()
+    return list(zip(results, written, strict=True))
 
 
 def say(console: Console, text: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from sieverl.commands.dry_run import check_recipe
 from sieverl.commands.keys import KEYS_USAGE, add_keys
 from sieverl.errors import ExitCode, UsageError
 from sieverl.options import parse_keys
@@ -25,6 +26,10 @@ Resume = Literal["auto", "never", "must"]
 RAY_OPTIONS = ("workers", "address", "max_failures")
 LAUNCHERS_HELP = "who starts the ranks: here (this process, or torchrun around it) or ray; default: here"
 RESUME_HELP = "go on from the checkpoint in the run directory: if there is one, never, or fail without; default: auto"
+DRY_RUN_HELP = (
+    "check everything but the weights; print the resolved recipe as TOML, with the first prompt, its tokens and the "
+    "memory of a rank as comments"
+)
 DISPLAYS = ("auto", "rich", "plain", "json", "none")
 DISPLAY_HELP = (
     "rich: a live view; plain: a line a step; json: the rows of metrics as JSON lines; none: errors alone; default: "
@@ -38,6 +43,7 @@ class RunOptions:
 
     resume: Resume
     display: str
+    dry_run: bool
     overrides: Sequence[str]
 
 
@@ -67,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every command that trains."""
     parser.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help=RESUME_HELP)
+    parser.add_argument("--dry-run", action="store_true", help=DRY_RUN_HELP)
     parser.add_argument("--display", choices=DISPLAYS, default="auto", help=DISPLAY_HELP)
     add_keys(parser)
 
@@ -79,7 +86,10 @@ def run(options: Options) -> ExitCode:
     if "run_dir" not in recipe.model_fields_set:
         name = "-".join(Path(file).stem for file in options.recipe)
         recipe = recipe.model_copy(update={"run_dir": f"runs/{name}"})
-    return train_recipe(recipe, options.resume, options.display, LAUNCHERS[options.launcher](options))
+    launch = LAUNCHERS[options.launcher](options)
+    if options.dry_run:
+        return check_recipe(recipe, options.resume)
+    return train_recipe(recipe, options.resume, options.display, launch)
 
 
 def _here(options: Options) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from sieverl.errors import UsageError
 from sieverl.evaluation.results import Result, common, differences, paired, read
+from sieverl.types import JsonObject
 
 SHARES = {
     "truncated": "truncated at max_tokens",
@@ -66,8 +67,8 @@ def overview(results: Sequence[Result], console: Console) -> None:
 # --- comparison -------------------------------------------------------------------------------------
 
 
-def compare(first: Path, second: Path, console: Console) -> None:
-    """Print the difference of two results on the prompts that both have, and the settings that differ."""
+def compare(first: Path, second: Path, console: Console) -> JsonObject:
+    """Print the difference of two results on the prompts that both have, and the settings that differ; the same as JSON."""
     a, b = read(first), read(second)
     rows = common(a, b)
     if not rows:
@@ -90,13 +91,19 @@ def compare(first: Path, second: Path, console: Console) -> None:
     for column in ("", "A", "B", "B - A", "95% interval"):
         table.add_column(column, justify="right" if column else "left")
     found = paired(rows, a["sampling"]["k"], b["sampling"]["k"])
+    scores = {
+        name: {"a": left, "b": right, "difference": right - left, "interval": list(interval[1:]) if interval else None}
+        for name, (left, right, interval) in found.items()
+    }
+    told_apart = {"prompts": len(rows), "differences": differences(a, b), "scores": scores}
     for name, (left, right, interval) in found.items():
         width = f"{interval[1]:+.1%} to {interval[2]:+.1%}" if interval else "no prompt differs"
         table.add_row(name, f"{left:.1%}", f"{right:.1%}", f"{right - left:+.1%}", width)
     console.print(table)
     if found["avg"][2] is None:
         console.print("no prompt differs in avg: these prompts cannot tell A from B")
-        return
+        return told_apart
     mean, low, high = found["avg"][2]
     told = "the interval of avg contains 0: these prompts cannot tell A from B"
     console.print(told if low <= 0 <= high else f"{'B' if mean > 0 else 'A'} is better: the interval of avg excludes 0")
+    return told_apart

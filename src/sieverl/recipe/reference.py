@@ -104,3 +104,18 @@ def markdown() -> str:
         kind = key.kind.replace("|", r"\|")
         out.append(f"| `{key.name}` | {kind} | {f'`{key.default}`' if key.default else ''} | {key.about} |")
     return "\n".join(out).strip() + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a recipe's TOML file; every key is optional, and a rule may be a word.
+
+    >>> schema()["properties"]["steps"]["description"]
+    'steps of sampling and learning'
+    """
+    found = Recipe.model_json_schema()
+    rule = found["$defs"]["AlarmSetting"]
+    del rule["required"]  # a rule that gives some keys keeps the others
+    for name, key in found["$defs"]["Alarms"]["properties"].items():
+        if "$ref" in key:
+            found["$defs"]["Alarms"]["properties"][name] = {"anyOf": [{"$ref": key["$ref"]}, rule["properties"]["do"]]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
