@@ -198,7 +198,7 @@ def evaluate(
     sampled: tuple[int, float],
     console: Console,
 ) -> list[tuple[Result, Path]]:
-    """Measure one benchmark after the other: the result of each, and its file. Each result is written as soon as it is there.
+    """Measure one benchmark after the other: the result of each, and its file, written at once.
 
     `outputs` are those of `output_files`, `sampled` the responses a prompt and the temperature. What was sampled is
     kept beside each result until all are written, so the same command goes on from it.

@@ -93,8 +93,8 @@ def verify_file(
     `columns` names those of the gold answer and the response; `a.b` is the field `b` of the column `a`. `workers`
     and what follows are those of `Pool`. The output is written completely or not at all, as Parquet if its
     name ends in .parquet; until then the verdicts so far are kept beside it, and the same call goes on from them.
-    Returns the counts per status, which `show` prints (by default as a table). Raises a DataError with file and line for a row that cannot be
-    used, and an Alarm, after writing, if every row is an error.
+    Returns the counts per status, which `show` prints (by default as a table). Raises a DataError with file and line
+    for a row that cannot be used, and an Alarm, after writing, if every row is an error.
     """
     source, target = Path(input), Path(output)
     if target.is_dir() or not target.parent.is_dir():

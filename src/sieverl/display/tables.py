@@ -68,7 +68,7 @@ def overview(results: Sequence[Result], console: Console) -> None:
 
 
 def compare(first: Path, second: Path, console: Console) -> JsonObject:
-    """Print the difference of two results on the prompts that both have, and the settings that differ; the same as JSON."""
+    """Print the difference of two results on the prompts that both have, and the settings that differ; give the same back."""
     a, b = read(first), read(second)
     rows = common(a, b)
     if not rows:
@@ -95,7 +95,7 @@ def compare(first: Path, second: Path, console: Console) -> JsonObject:
         name: {"a": left, "b": right, "difference": right - left, "interval": list(interval[1:]) if interval else None}
         for name, (left, right, interval) in found.items()
     }
-    told_apart = {"prompts": len(rows), "differences": differences(a, b), "scores": scores}
+    told_apart = {"prompts": len(rows), "differences": list(differences(a, b)), "scores": scores}
     for name, (left, right, interval) in found.items():
         width = f"{interval[1]:+.1%} to {interval[2]:+.1%}" if interval else "no prompt differs"
         table.add_row(name, f"{left:.1%}", f"{right:.1%}", f"{right - left:+.1%}", width)
