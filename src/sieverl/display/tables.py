@@ -68,7 +68,7 @@ def overview(results: Sequence[Result], console: Console) -> None:
 
 
 def compare(first: Path, second: Path, console: Console) -> JsonObject:
-    """Print the difference of two results on the prompts that both have, and the settings that differ; give the same back."""
+    """Print how two results differ on the prompts that both have, and the settings that differ; the same as JSON."""
     a, b = read(first), read(second)
     rows = common(a, b)
     if not rows:
