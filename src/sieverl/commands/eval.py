@@ -31,29 +31,29 @@ if TYPE_CHECKING:
 class Options:
     """The options of `sieverl eval`; the help of each says what it is."""
 
-    model: str | None
-    benchmark: str | None
-    k: int | None
-    temperature: float | None
-    greedy: bool
-    top_p: float
-    top_k: int
-    max_tokens: int | None
-    limit: int | None
-    template: Style
-    system: str | None
-    suffix: str | None
-    seed: int
-    dtype: str
-    max_num_seqs: int
-    verifier: str | None
-    option: Sequence[str]
-    columns: str
-    split: str
-    source_option: Sequence[str]
-    output: str | None
-    compare: Sequence[str] | None
-    json: bool
+    model: str | None = None
+    benchmark: str | None = None
+    k: int | None = None
+    temperature: float | None = None
+    greedy: bool = False
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int | None = None
+    limit: int | None = None
+    template: Style = "auto"
+    system: str | None = None
+    suffix: str | None = None
+    seed: int = 0
+    dtype: str = "float32"
+    max_num_seqs: int = 256
+    verifier: str | None = None
+    option: Sequence[str] = ()
+    columns: str = ""
+    split: str = "test"
+    source_option: Sequence[str] = ()
+    output: str | None = None
+    compare: Sequence[str] | None = None
+    json: bool = False
 
     @property
     def task(self) -> TaskOptions:
@@ -116,10 +116,15 @@ def run(options: Options) -> None:
     if options.compare:
         from sieverl.display.tables import compare
 
-        found = compare(Path(options.compare[0]), Path(options.compare[1]), console)
-        if options.json:
-            print(json.dumps(found, indent=2))
-        return
+        found: object = compare(Path(options.compare[0]), Path(options.compare[1]), console)
+    else:
+        found = [{**result, "rows": str(output)} for result, output in measure(options, console)]
+    if options.json:
+        print(json.dumps(found, indent=2))
+
+
+def measure(options: Options, console: Console) -> list[tuple[Result, Path]]:
+    """Measure a model on benchmarks: the result of each, and its file."""
     if not options.model or not options.benchmark:
         raise UsageError("sieverl eval takes --model M and --benchmark B,B,... (or --compare A.json B.json)")
     samples, temperature = sample_count(options)
@@ -128,9 +133,7 @@ def run(options: Options) -> None:
 
     path, run_dir = find_model(options.model)
     outputs = output_files(options.output, [task.name for task in tasks], Path(path) if run_dir else None, run_dir)
-    results = evaluate(options, tasks, path, outputs, (samples, temperature), console)
-    if options.json:
-        print(json.dumps([{**result, "rows": str(output)} for result, output in results], indent=2))
+    return evaluate(options, tasks, path, outputs, (samples, temperature), console)
 
 
 def sample_count(options: Options) -> tuple[int, float]:

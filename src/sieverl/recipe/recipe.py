@@ -32,7 +32,15 @@ LARGEST = 2**63 - 1  # whole number of TOML
 
 
 class Recipe(Table):
-    """Everything that a run depends on."""
+    """Everything that a run depends on.
+
+    >>> from sieverl.recipe import build
+    >>> build({"algorithm": "grpo"}, {"train.lr": 1e-5}).train.lr
+    1e-05
+    >>> Recipe(steps=-1)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    pydantic_core._pydantic_core.ValidationError: ...
+    """
 
     algorithm: str = Field("reinforce_rej", description="a name of `sieverl algorithms`, or FILE.py:NAME")
     steps: int = Field(100, ge=0, description="steps of sampling and learning")
