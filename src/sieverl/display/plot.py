@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sieverl.run_dir.metrics import MetricsLog
 from sieverl.types import Metrics
@@ -13,7 +13,7 @@ from sieverl.types import Metrics
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
 SIZE = (7.2, 4.0)  # inches
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sieverl.errors import UsageError
 from sieverl.userfile import GIVEN
@@ -93,7 +93,7 @@ def _work(channel: socket.socket, env: Mapping[str, str]) -> NoReturn:
         os.environ.update(env)
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(1)  # OpenMP's threads were not copied
-        worker = importlib.import_module("sieverl.verify.worker")  # by name, as `new_python` does it
+        worker: Any = importlib.import_module("sieverl.verify.worker")  # by name, as `new_python` does it
         worker.OWN = os.getpid()
         worker.main()
         code = 0
