@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
 from types import ModuleType
 
 from sieverl.errors import UsageError, nearest
+from sieverl.files import user_path
 
 GIVEN = "given:"  # how the name of what a program gave begins
 _given: dict[str, object] = {}
@@ -15,7 +15,7 @@ _given: dict[str, object] = {}
 
 def load_file(source: str) -> ModuleType:
     """Import a Python file as a module; it can import the files next to it. Raises whatever the file raises."""
-    file = Path(source).expanduser().resolve()
+    file = user_path(source).resolve()
     sys.path.append(str(file.parent))
     spec = importlib.util.spec_from_file_location(f"sieverl_user_{file.stem}", file)
     if spec is None or spec.loader is None:

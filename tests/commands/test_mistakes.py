@@ -164,3 +164,21 @@ def test_the_environment_and_several_files_reach_the_run(work: Path, monkeypatch
     assert [(r.seed, r.train.lr) for r in seen] == [(6, 0.5), (5, 0.5)]
     assert seen[0].threads == 1
     assert seen[0].run_dir.endswith("r-more") or "run_dir" in (work / "r.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["doctor", "--model"],
+        ["eval", "--benchmark", "demo", "--model"],
+        ["train", "r.toml", "--data.source"],
+        ["train", "r.toml", "--model.path"],
+        ["train", "r.toml", "--verify.name=~nobody-of-this-name/f.py:g", "--data.source"],
+        ["plan", "r.toml", "--model-shape"],
+        ["data", "prepare", "--output", "x.parquet"],
+    ],
+)
+def test_fuzz_the_home_of_nobody(work: Path, capsys: Capture, arguments: list[str]) -> None:
+    """`Path.expanduser` raises a RuntimeError where there is no such user."""
+    assert main([*arguments, "~nobody-of-this-name/x"]) in (2, 3)
+    assert capsys.readouterr().err.startswith("sieverl: ")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sieverl.data.chat import Style
 from sieverl.errors import UsageError
 from sieverl.evaluation.tasks import MAX_TOKENS, Task, TaskOptions, find_task
-from sieverl.files import check_writable, storing
+from sieverl.files import check_writable, storing, user_path
 from sieverl.options import comma_separated, key_values
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def output_files(
         raise UsageError(
             f"two benchmarks are called {twice}; evaluate them one after the other, each with its --output"
         )
-    given = Path(output).expanduser() if output else None
+    given = user_path(output) if output else None
     named = given is not None and given.suffix == ".json" and not given.is_dir()
     if given and named:
         if len(names) > 1:
