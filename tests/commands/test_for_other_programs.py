@@ -160,3 +160,12 @@ def test_json_of_an_evaluation_and_a_comparison(work: Path, capsys: Capture) -> 
     assert compared["prompts"] == 16
     averages = [result[0]["scores"]["avg@2"]["value"] for result in results]
     assert compared["scores"]["avg"]["difference"] == pytest.approx(averages[1] - averages[0])
+
+
+def test_an_evaluation_with_a_graded_reward_shows_its_mean(work: Path, capsys: Capture) -> None:
+    (work / "mine.py").write_text("def half(response, row):\n    return 0.5\n")
+    common = ("eval", "--model", "base", "--benchmark", "data.jsonl", "--max-tokens", "64", "--limit", "4", "-k", "1")
+    out = " ".join(printed(capsys, *common, "--verifier", "mine.py:half", "--output", "half.json").split())
+    assert "mean reward │ 0.5000" in out
+    assert json.loads((work / "half.json").read_text())["shares"]["reward_mean"] == 0.5
+    assert "mean reward" not in printed(capsys, *common, "--verifier", "number", "--output", "number.json")

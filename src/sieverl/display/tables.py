@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sieverl.errors import UsageError
 from sieverl.evaluation.results import Result, common, differences, paired, read
-from sieverl.types import JsonObject
+from sieverl.types import ROUNDING, JsonObject
 
 SHARES = {
     "truncated": "truncated at max_tokens",
@@ -33,6 +33,10 @@ def show(result: Result, path: Path, console: Console) -> None:
         table.add_row(name, f"{score['value']:.1%}", f"{score['low']:.1%} to {score['high']:.1%}")
     table.add_section()
     table.add_row("mean response length, tokens", f"{result['shares']['length_mean']:.1f}", "")
+    average = result["scores"][f"avg@{sampling['k']}"]["value"]
+    mean = result["shares"].get("reward_mean", average)
+    if abs(mean - average) > ROUNDING:  # a graded reward, or a sum
+        table.add_row("mean reward", f"{mean:.4f}", "")
     for key, title in SHARES.items():
         if result["shares"][key] or key in ("truncated", "no_answer"):
             table.add_row(title, f"{result['shares'][key]:.1%}", "")
