@@ -1,7 +1,7 @@
 """The recipe: everything that a run depends on."""
 
 from sieverl.recipe.recipe import RENAMED, Overrides, Recipe, build, keys, load, to_toml
-from sieverl.recipe.tables import AlarmSetting, Checkpoint, Data, Evaluate, Rollout, Train
+from sieverl.recipe.tables import AlarmSetting, Checkpoint, Data, Evaluate, Rollout, Trackers, Train
 
 __all__ = [
     "RENAMED",
@@ -12,6 +12,7 @@ __all__ = [
     "Overrides",
     "Recipe",
     "Rollout",
+    "Trackers",
     "Train",
     "build",
     "keys",
