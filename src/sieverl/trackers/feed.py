@@ -39,7 +39,7 @@ class Feed:
         self._tracker: Tracker | None = None
         self._read, self._waiting = 0, deque[Metrics]()
         self._failures = self._skipped = 0
-        self._warned = self._given_up = False
+        self._warned = self._given_up = self._left_behind = False
         self._news, self._ok = threading.Event(), True
         self._closing = False
         self.thread = threading.Thread(target=self._work, name=f"tracker {self.name}", daemon=True)
@@ -72,7 +72,7 @@ class Feed:
 
     def _take(self) -> None:
         """Give what is there, as far as the tracker takes it."""
-        while not self._given_up:
+        while not self._given_up and not self._left_behind:
             if not self._waiting:
                 rows, self._read = self.rows.after(self._read, AT_ONCE)
                 self._waiting.extend(rows)
@@ -97,7 +97,8 @@ class Feed:
                 self._failures, self._skipped = 0, self._skipped + 1
                 return True
             self._given_up = self._failures == TRIES
-            self.mark = before.at(before.step, self.path)
+            if not self._left_behind:  # else the next start may have moved the mark
+                self.mark = before.at(before.step, self.path)
             return False
         self._failures = 0
         return True
@@ -127,6 +128,7 @@ class Feed:
         """What did not reach the tracker, in words; empty where all did."""
         goes_on = "the same command gives it the rows after step"
         if self.thread.is_alive():
+            self._left_behind = True  # in a process that goes on it gives no more rows: the next start does
             return (
                 f"the tracker {self.name} was not done {seconds:g} s after the end of the run (trackers.timeout_s) and "
                 f"is left behind; {goes_on} {self.mark.step}"
