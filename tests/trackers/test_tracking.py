@@ -8,18 +8,21 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from runs import recipe
 from saved_runs import make_run
+from test_docs import section
 
 from sieverl.errors import UsageError
 from sieverl.launch.work import Start, work
-from sieverl.recipe import Trackers
+from sieverl.recipe import Trackers, build
 from sieverl.run_dir.metrics import MetricsLog
 from sieverl.trackers import Chosen, Entry, Place, Tracking, chosen, given
 from sieverl.trackers.feed import TRIES
@@ -287,6 +290,25 @@ def test_secrets_are_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     texts = [path.read_text(errors="replace") for path in run.rglob("*.json*")]
     assert texts
     assert not [text for text in texts if "0123456789abcdef" in text]
+
+
+def test_the_examples_of_the_page_work(capsys: pytest.CaptureFixture[str]) -> None:
+    toml, python = (section(ROOT / "docs" / "trackers.md", language) for language in ("toml", "python"))
+    assert build(tomllib.loads(toml)).trackers.use == ("tensorboard", "wandb")
+    scope: dict[str, Any] = {}
+    exec(python, scope)
+    scope["my_tracker"]({"step": 0})
+    scope["my_tracker"]({"step": 1, "reward/accuracy": 0.5})
+    assert capsys.readouterr().out == "1 0.5\n"
+
+
+def test_names_of_other_trainers_and_a_name_alone() -> None:
+    assert build({}, {"trackers.use": "wandb"}).trackers.use == ("wandb",)
+    assert build({}, {"trackers.use": "wandb,mlflow"}).trackers.use == ("wandb", "mlflow")
+    assert build({"trackers": {"use": "none"}}) == build({})
+    for name, key in (("report_to", "use"), ("trainer.experiment_name", "run_name"), ("project_name", "project")):
+        with pytest.raises(UsageError, match=rf"Did you mean trackers\.{key}\?"):
+            build({}, {name: "x"})
 
 
 # --- what is refused --------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ class WeightsAndBiases:
             config=place.recipe,
             settings=settings,
         )
-        self.where = str(self.run.url or f"wandb sync {place.folder}/wandb/offline-run-*")
+        offline = f"wandb sync {place.folder}/wandb/offline-run-*"
+        self.where = offline if self.run.offline else str(self.run.url)
 
     def log(self, entry: Entry) -> None:
         found: dict[str, Any] = dict(entry.metrics)
@@ -42,4 +43,4 @@ class WeightsAndBiases:
         self.run.log(found, step=entry.step, commit=True)
 
     def close(self, ok: bool) -> None:
-        self.run.finish(exit_code=int(not ok), quiet=True)
+        self.run.finish(exit_code=int(not ok))
