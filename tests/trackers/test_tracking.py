@@ -306,7 +306,7 @@ def test_names_of_other_trainers_and_a_name_alone() -> None:
     assert build({}, {"trackers.use": "wandb"}).trackers.use == ("wandb",)
     assert build({}, {"trackers.use": "wandb,mlflow"}).trackers.use == ("wandb", "mlflow")
     assert build({"trackers": {"use": "none"}}) == build({})
-    for name, key in (("report_to", "use"), ("trainer.experiment_name", "run_name"), ("project_name", "project")):
+    for name, key in (("report_to", "use"), ("experiment_name", "run_name"), ("project_name", "project")):
         with pytest.raises(UsageError, match=rf"Did you mean trackers\.{key}\?"):
             build({}, {name: "x"})
 
@@ -373,7 +373,8 @@ def test_a_run_whose_trackers_raise_and_hang_has_all_its_rows_and_may_be_resumed
     file, out = tmp_path / "my_tracker.py", tmp_path / "out.jsonl"
     file.write_text(
         "import json\n\nclass Mine:\n    def log(self, entry):\n"
-        f"        open({str(out)!r}, 'a').write(json.dumps([entry.step, len(entry.groups)]) + '\\n')\n"
+        f"        with open({str(out)!r}, 'a') as out:\n"
+        "            out.write(json.dumps([entry.step, len(entry.groups)]) + '\\n')\n"
     )
 
     def raises(row: Metrics) -> None:
