@@ -10,6 +10,7 @@ from sieverl.trackers.tracker import Entry, Place, Tracker
 def of_the_user(found: Any, place: Place) -> Tracker:
     """A tracker around what the user gave; of a class with `log`, an object is made first.
 
+    >>> from pathlib import Path
     >>> here = Place("sieverl", "demo-1", "a1", True, Path("runs/demo-1"), {})
     >>> of_the_user(print, here).log(Entry(1, {"train/loss": 0.5}))
     {'step': 1, 'train/loss': 0.5}
