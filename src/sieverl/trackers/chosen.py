@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from sieverl.errors import UsageError, nearest
+from sieverl.files import user_path
 from sieverl.recipe.tables import Trackers
 from sieverl.trackers.function import of_the_user
 from sieverl.trackers.tracker import Place, Tracker
@@ -96,7 +96,7 @@ def _known(name: str) -> Chosen:
 
 def _file(name: str) -> Chosen:
     path, _, attribute = name.rpartition(":")
-    if not Path(path).expanduser().is_file():
+    if not user_path(path).is_file():
         raise UsageError(f"trackers.use names {name!r}, and {path} is not a file; write FILE.py:NAME")
     try:
         module = load_file(path)
