@@ -48,7 +48,11 @@ class Tokenizer(Protocol):
 
 
 class Status(StrEnum):
-    """Why a response got its reward; each status is counted separately."""
+    """Why a response got its reward; each status is counted separately.
+
+    >>> Status("no_answer") is Status.NO_ANSWER
+    True
+    """
 
     CORRECT = "correct"
     INCORRECT = "incorrect"
@@ -129,6 +133,10 @@ class Responses:
     reward, that is `greedy_R`, and an `advantage` finds its shaped reward there. `max_tokens` is the length at which
     a response is truncated, `seed` breaks ties, `graded` says that rewards mean more than right (1) and wrong (0).
     `samples` is the number of responses asked for a prompt, of which an adaptive draw makes more; 0 is unknown.
+
+    >>> flags = np.array([True, False])
+    >>> len(Responses(np.array([7, 7]), np.array([1.0, 0.0]), flags, length_R=np.array([5, 9]), truncated_R=~flags))
+    2
     """
 
     prompt_R: IntArray

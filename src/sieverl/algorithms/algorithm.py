@@ -29,6 +29,10 @@ class DynamicSampling:
     `until` says which rows belong to prompts that need no more. Others are resampled, in `max_rounds` rounds at most:
     with `fresh_prompts` new prompts take their place, else they get more samples (Reinforce-Ada, arXiv 2510.04996).
     `greedy_baseline` adds one greedy response a prompt, which is never trained on (ReMax, arXiv 2310.10505).
+
+    >>> from sieverl.algorithms.credit import mixed_groups
+    >>> DynamicSampling(until=mixed_groups, fresh_prompts=True, max_rounds=3).max_rounds
+    3
     """
 
     until: Callable[[Responses], BoolArray] | None = None
@@ -47,6 +51,10 @@ class Critic:
 
     `clip` bounds the change of a value (None: unbounded); during the first `warmup_updates` optimiser steps only the
     critic is trained.
+
+    >>> from sieverl.algorithms import ppo
+    >>> replace(ppo, critic=Critic(lr=1e-6, warmup_updates=10)).needs == ppo.needs
+    True
     """
 
     lr: float = 1e-5
@@ -63,6 +71,10 @@ class Algorithm:
     if masked) or the kept ones, which are those that `select` chose. A kept response whose advantage is zero is not
     computed, but it stays in the denominator. `whiten` normalises token-level advantages over all tokens. `about` and
     `paper` are for the reader.
+
+    >>> from sieverl.algorithms.credit import group_centred
+    >>> Algorithm(advantage=group_centred).credit([[1, 0, 0, 0]]).advantage
+    array([[ 1.5, -0.5, -0.5, -0.5]])
     """
 
     sampling: DynamicSampling = DynamicSampling()
