@@ -104,7 +104,7 @@ def runs(block: Block) -> bool:
     return not block.reason and (block.language in ("sh", "python") or bool(block.file))
 
 
-def run_page(page: Path, folder: Path, timeout_s: float = 240) -> str:
+def run_page(page: Path, folder: Path, timeout_s: float = 600) -> str:
     """Write the files of a page, and run its commands and its Python in order; what they print."""
     bin_first = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": bin_first, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -125,10 +125,11 @@ def run_page(page: Path, folder: Path, timeout_s: float = 240) -> str:
 
 
 def shortened(text: str) -> str:
-    """The same with runs of two steps.
+    """The same with runs of two steps, and small evaluations in the demo.
 
     >>> print(shortened("steps = 60\\nsieverl demo --algorithm grpo"))
     steps = 2
-    sieverl demo --steps 2 --algorithm grpo
+    sieverl demo --steps 2 --evaluate.limit 16 --algorithm grpo
     """
-    return re.sub(r"\bsieverl demo\b", "sieverl demo --steps 2", re.sub(r"^steps = \d+", "steps = 2", text, flags=re.M))
+    text = re.sub(r"^steps = \d+", "steps = 2", text, flags=re.MULTILINE)
+    return re.sub(r"\bsieverl demo\b", "sieverl demo --steps 2 --evaluate.limit 16", text)
