@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import MISSING, Field, fields, is_dataclass
+from enum import Enum
 from typing import Any
 
 import sieverl
@@ -31,24 +32,28 @@ autodoc_type_aliases = {name: name for name in ALIASES}
 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
-    app.connect("autodoc-process-signature", without_fields)
+    app.connect("autodoc-process-signature", readable)
     app.connect("autodoc-process-docstring", list_fields)
     app.connect("autodoc-skip-member", is_field)
     app.connect("include-read", to_pages)
 
 
-# --- a dataclass is a list of its fields, with types and defaults as they stand in the source ---------
+# --- a class is a list of its fields, with types and defaults as they stand in the source -------------
 
 
-def without_fields(app: object, what: str, name: str, obj: Any, options: object, signature: str, returns: str) -> Any:
-    """No signature, since the fields are listed below."""
-    return ("", None) if what == "class" and is_dataclass(obj) else None
+def readable(app: object, what: str, name: str, obj: Any, options: object, signature: str, returns: str) -> Any:
+    """No signature of a class, since its fields are listed below; names of types as they stand in the source."""
+    if what == "class" and (is_dataclass(obj) or issubclass(obj, Enum)):
+        return "", None
+    return re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", signature or ""), returns
 
 
 def list_fields(app: object, what: str, name: str, obj: Any, options: object, lines: list[str]) -> None:
     """Add the fields to the docstring."""
     if what == "class" and is_dataclass(obj):
         lines += ["", *(f"* ``{field.name}: {field.type}{default(field)}``" for field in fields(obj)), ""]
+    if what == "class" and issubclass(obj, Enum):
+        lines += ["", *(f"* ``{member.name} = {member.value!r}``" for member in obj), ""]
 
 
 def default(field: Field[Any]) -> str:
