@@ -118,6 +118,6 @@ def test_wheel_says_its_version_licence_and_command(wheel: zipfile.ZipFile) -> N
     metadata = wheel.read(f"{about}/METADATA").decode().splitlines()
     assert {"Name: sieverl", f"Version: {sieverl.__version__}", "License-Expression: Apache-2.0"} <= set(metadata)
     assert [line for line in metadata if line.startswith("Provides-Extra")] == [
-        f"Provides-Extra: {extra}" for extra in ("ray", "quantization", "vllm", "dev")
+        f"Provides-Extra: {extra}" for extra in ("ray", "quantization", "vllm", "docs", "dev")
     ]
     assert "sieverl = sieverl.__main__:main" in wheel.read(f"{about}/entry_points.txt").decode()
