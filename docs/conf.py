@@ -45,7 +45,7 @@ def readable(app: object, what: str, name: str, obj: Any, options: object, signa
     """No signature of a class, since its fields are listed below; names of types as they stand in the source."""
     if what == "class" and (is_dataclass(obj) or issubclass(obj, Enum)):
         return "", None
-    return re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", signature or ""), returns
+    return (re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", signature), returns) if signature else None
 
 
 def list_fields(app: object, what: str, name: str, obj: Any, options: object, lines: list[str]) -> None:

@@ -44,9 +44,3 @@ def test_every_page_is_in_the_contents() -> None:
     trees = "".join(re.findall(r"```\{toctree\}(.*?)```", index, re.DOTALL))
     listed = re.findall(r"^(?:[^`\n]*<)?([\w-]+)>?$", trees, re.MULTILINE)
     assert sorted(listed) == sorted(page.stem for page in ROOT.glob("docs/*.md") if page.stem != "index")
-
-
-def test_every_public_name_has_an_example() -> None:
-    """In its docstring, where doctest runs it."""
-    public = {name: getattr(sieverl, name) for name in sieverl.__all__ if name != "__version__"}
-    assert not [name for name, value in public.items() if ">>> " not in (value.__doc__ or "")]

@@ -50,7 +50,7 @@ class Tokenizer(Protocol):
 class Status(StrEnum):
     """Why a response got its reward; each status is counted separately.
 
-    >>> Status("no_answer") is Status.NO_ANSWER
+    >>> Status("truncated") is Status.TRUNCATED
     True
     """
 
@@ -134,9 +134,15 @@ class Responses:
     a response is truncated, `seed` breaks ties, `graded` says that rewards mean more than right (1) and wrong (0).
     `samples` is the number of responses asked for a prompt, of which an adaptive draw makes more; 0 is unknown.
 
-    >>> flags = np.array([True, False])
-    >>> len(Responses(np.array([7, 7]), np.array([1.0, 0.0]), flags, length_R=np.array([5, 9]), truncated_R=~flags))
-    2
+    >>> import numpy as np
+    >>> right_R = np.array([True, False, True, True])
+    >>> responses = Responses(
+    ...     prompt_R=np.array([0, 0, 1, 1]), reward_R=right_R.astype(float), correct_R=right_R,
+    ...     length_R=np.array([5, 9, 4, 4]), truncated_R=np.zeros(4, bool),
+    ... )
+    >>> from sieverl.algorithms.credit import share_correct
+    >>> share_correct(responses)
+    array([0.5, 0.5, 1. , 1. ])
     """
 
     prompt_R: IntArray

@@ -30,9 +30,9 @@ class DynamicSampling:
     with `fresh_prompts` new prompts take their place, else they get more samples (Reinforce-Ada, arXiv 2510.04996).
     `greedy_baseline` adds one greedy response a prompt, which is never trained on (ReMax, arXiv 2310.10505).
 
-    >>> from sieverl.algorithms.credit import mixed_groups
-    >>> DynamicSampling(until=mixed_groups, fresh_prompts=True, max_rounds=3).max_rounds
-    3
+    >>> from sieverl import get_algorithm
+    >>> get_algorithm("remax").sampling.greedy_baseline
+    True
     """
 
     until: Callable[[Responses], BoolArray] | None = None
@@ -52,9 +52,8 @@ class Critic:
     `clip` bounds the change of a value (None: unbounded); during the first `warmup_updates` optimiser steps only the
     critic is trained.
 
-    >>> from sieverl.algorithms import ppo
-    >>> replace(ppo, critic=Critic(lr=1e-6, warmup_updates=10)).needs == ppo.needs
-    True
+    >>> Critic(lr=1e-5, warmup_updates=10).shared
+    False
     """
 
     lr: float = 1e-5
@@ -72,9 +71,15 @@ class Algorithm:
     computed, but it stays in the denominator. `whiten` normalises token-level advantages over all tokens. `about` and
     `paper` are for the reader.
 
-    >>> from sieverl.algorithms.credit import group_centred
-    >>> Algorithm(advantage=group_centred).credit([[1, 0, 0, 0]]).advantage
-    array([[ 1.5, -0.5, -0.5, -0.5]])
+    >>> from sieverl.algorithms.credit import correct, one, share_correct
+    >>> best = Algorithm(select=correct, advantage=one)
+    >>> best.credit([[1.0, 0.0], [0.0, 0.0]]).keep
+    array([[ True, False],
+           [False, False]])
+    >>> hard = Algorithm(select=lambda responses: share_correct(responses) < 0.9)  # one of your own
+    >>> hard.credit([[1.0, 1.0], [1.0, 0.0]]).keep
+    array([[False, False],
+           [ True,  True]])
     """
 
     sampling: DynamicSampling = DynamicSampling()

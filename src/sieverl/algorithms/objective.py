@@ -175,7 +175,7 @@ class Penalty:
 
     Over `kept` it is conditional on selection; over `sampled` every response must be computed, so nothing is dropped.
 
-    >>> Penalty(k2, 0.001).denominator
+    >>> Penalty(k3, 0.001).denominator
     'kept'
     """
 

@@ -38,8 +38,8 @@ class Tokens:
     differs from the learner. `kept_T` marks tokens of selected responses, when rejected ones are there for a penalty.
     `denominator` is that of the whole mini-batch; by default it is made of the sequences that are here.
 
-    >>> logp_T, advantage_T = torch.tensor([-1.0, -2.0, -0.5]), torch.tensor([1.0, 1.0, -1.0])
-    >>> Tokens(logp_T, response_T=torch.tensor([0, 0, 1]), advantage_T=advantage_T).length_S()
+    >>> two = Tokens(torch.zeros(3), torch.tensor([0, 0, 1]), torch.tensor([1.0, 1.0, -1.0]))
+    >>> two.length_S()
     tensor([2, 1])
     """
 
