@@ -120,6 +120,6 @@ def test_wheel_says_its_version_licence_and_command(wheel: zipfile.ZipFile) -> N
     assert {"Name: sieverl", f"Version: {sieverl.__version__}", "License-Expression: Apache-2.0"} <= set(metadata)
     assert [line for line in metadata if line.startswith("Provides-Extra")] == [
         f"Provides-Extra: {extra}"
-        for extra in ("ray", "quantization", "vllm", "tensorboard", "wandb", "trackio", "mlflow", "dev")
+        for extra in ("ray", "quantization", "vllm", "tensorboard", "wandb", "trackio", "mlflow", "docs", "dev")
     ]
     assert "sieverl = sieverl.__main__:main" in wheel.read(f"{about}/entry_points.txt").decode()
