@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from sieverl import __version__
-from sieverl.commands import algorithms, data, demo, doctor, plan, report, train, verify, view
+from sieverl.commands import algorithms, data, demo, doctor, export, plan, push, replay, report, train, verify, view
 from sieverl.commands import eval as evaluate
 from sieverl.errors import ExitCode, SieveRLError, StorageError, UsageError, nearest
 from sieverl.text import printable
@@ -32,6 +32,9 @@ COMMANDS: dict[str, ModuleType] = {
     "eval": evaluate,
     "data": data,
     "report": report,
+    "replay": replay,
+    "export": export,
+    "push": push,
     "doctor": doctor,
 }
 
