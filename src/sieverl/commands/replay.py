@@ -70,9 +70,7 @@ def run(options: Options) -> None:
         steps = [step for step in steps if step in steps_with_weights(saved)]
     logged = [one for one in (read_logged(saved, recipe, step) for step in steps) if one is not None]
     if not logged:
-        raise DataError(
-            f"no responses of {saved.path} can be replayed: {'; '.join(saved.problems[:3]) or 'none are left'}"
-        )
+        raise DataError(f"no responses of {saved.path} can be replayed: {'; '.join(saved.problems[:3])}")
     graded = graded_in(saved, recipe, None if options.graded is None else options.graded == "yes")
     own = replay(recipe, recipe.algorithm, logged, graded)
     if not own.refused:
@@ -80,11 +78,8 @@ def run(options: Options) -> None:
     others = [replay(recipe, name, logged, graded) for name in dict.fromkeys(options.algorithm)]
     if all(one.refused for one in others):
         raise UsageError("; ".join(f"{one.name} cannot be replayed: {one.refused}" for one in others))
-    found = (
-        gradients(saved, recipe, logged, own, [one for one in others if one.name != own.name])
-        if options.gradients
-        else {}
-    )
+    different = [one for one in others if one.name != own.name]
+    found = gradients(saved, recipe, logged, own, different) if options.gradients else {}
     if options.json:
         print(json.dumps(as_json(saved, own, others, found), allow_nan=False))
     else:
@@ -96,6 +91,7 @@ def as_json(
 ) -> dict[str, object]:
     """All that was computed."""
     from sieverl.replay.credit import Tally
+    from sieverl.replay.gradients import CRITIC
 
     def table(tally: Tally) -> dict[str, object]:
         return asdict(tally) | {"kept_fraction": tally.kept_fraction, "token_fraction": tally.token_fraction}
@@ -106,6 +102,7 @@ def as_json(
             "note": one.note or None,
             "total": table(Tally.total(one.tallies)) if one.tallies else None,
             "steps": [table(tally) for tally in one.tallies],
+            "no_gradient": CRITIC if one.algorithm and one.algorithm.critic else None,
             "gradients": [asdict(gradient) for gradient in found.get(one.name, ())],
         }
         for one in others

@@ -46,9 +46,7 @@ def card(run: SavedRun, repo: str, step: int, dtype: str) -> ModelCard:
         *_results(run, recipe, step),
     ]
     parts += [*_limits(recipe), *_settings(recipe), *_versions(run)]
-    made = ModelCard(f"---\n{_metadata(recipe, repo).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
-    made.data.to_dict()
-    return made
+    return ModelCard(f"---\n{_metadata(recipe, repo).to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
 
 
 def _metadata(recipe: Recipe, repo: str) -> ModelCardData:
@@ -198,10 +196,10 @@ def _limits(recipe: Recipe) -> Iterator[str]:
     yield "## What it was not tested for"
     told = recipe.evaluate.source and f" beyond the held-out prompts of {inline(source_name(recipe.evaluate.source))}"
     yield (
-        f"Nothing was measured{told or ''}: neither other tasks and languages, nor longer conversations, nor responses of "
-        f"more than {recipe.rollout.max_tokens:,} tokens, nor safety, bias or factual truth. The reward was the verdict of "
-        f"the verifier {inline(name_only(recipe.verify.name))}: a response may please it for the wrong reason. The licence "
-        "and the limits of the base model apply."
+        f"Nothing was measured{told or ''}: neither other tasks and languages, nor longer conversations, nor responses "
+        f"of more than {recipe.rollout.max_tokens:,} tokens, nor safety, bias or factual truth. The reward was the "
+        f"verdict of the verifier {inline(name_only(recipe.verify.name))}: a response may please it for the wrong "
+        "reason. The licence and the limits of the base model apply."
     )
 
 

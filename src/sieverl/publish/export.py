@@ -120,7 +120,12 @@ def aside(output: Path) -> Iterator[Path]:
         if output.exists():
             remove(old)
             move(output, old)
-        move(temporary, output)
+        try:
+            move(temporary, output)
+        except OSError:
+            if old.exists():
+                move(old, output)
+            raise
         sync(output.parent)
     finally:
         remove(temporary)
@@ -165,7 +170,7 @@ def _notes(source: Source, adapted: bool) -> list[str]:
     run = source.path.parent.parent
     if adapted and is_run(run) and SavedRun.read(run).setting("model.quantization"):
         return [
-            "the adapters were trained on weights in 4 bits and are now merged into the whole ones, so log-probs differ "
-            "a little from those of the run"
+            "the adapters were trained on weights in 4 bits and are now merged into the whole ones, so log-probs "
+            "differ a little from those of the run"
         ]
     return []

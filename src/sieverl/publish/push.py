@@ -92,6 +92,6 @@ def refusal(repo: str, error: Exception) -> str:
             "that may write there, or give another --repo"
         )
     return (
-        f"cannot reach the Hub for {repo} ({first_line(error, 120)}); connect and run the same command again, or make the "
-        "folder with --dry-run --output DIR and upload it elsewhere with `hf upload`"
+        f"cannot reach the Hub for {repo} ({first_line(error, 120)}); connect and run the same command again, or make "
+        "the folder with --dry-run --output DIR and upload it elsewhere with `hf upload`"
     )

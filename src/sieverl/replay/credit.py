@@ -1,4 +1,4 @@
-"""The credit of logged responses under other algorithms: what they would have kept, and what it would have been worth."""
+"""The credit of logged responses under other algorithms: what they would have kept, and its worth."""
 
 from __future__ import annotations
 
@@ -113,7 +113,8 @@ def check_same(own: Replayed, logged: Sequence[Logged]) -> None:
     """Raise a DataError unless the run's own algorithm gives the very credit that was logged."""
     for one in logged:
         credit = own.credits[one.step]
-        different_R = (credit.keep != one.kept_R) | (credit.advantage != one.advantage_R)
+        same_R = np.isclose(credit.advantage, one.advantage_R, rtol=0.0, atol=0.0, equal_nan=True)
+        different_R = (credit.keep != one.kept_R) | ~same_R
         if different_R.any():
             raise DataError(
                 f"step {one.step}: {own.name} gives {int(different_R.sum())} of {len(different_R)} responses another "

@@ -25,7 +25,7 @@ from sieverl.run_dir.saved import SavedRun
 from sieverl.training.models import build_learner, build_policy, initial_policy, set_threads
 from sieverl.training.prompts import TrainingData, read_data, render_data
 from sieverl.training.shared import prompts_digest
-from sieverl.types import Credit, Rollout
+from sieverl.types import Credit, Rollout, Tokenizer
 
 CRITIC = "its gradient needs the values of a critic, which was trained with the run or not at all"
 
@@ -57,11 +57,12 @@ def gradients(
     """
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"device": "auto"})})
     set_threads(recipe)
-    data = prompts_of(run, recipe)
+    tokenizer = load_tokenizer(recipe.model.path or str(BASE))
+    data = prompts_of(run, recipe, tokenizer)
     texts = {p.id: (p.text, ids) for p, ids in zip(data.train, data.train_tokens, strict=True)}
     out: dict[str, list[Gradient]] = {one.name: [] for one in (own, *others)}
     for one in logged:
-        policy = policy_before(run, recipe, data, one.step)
+        policy = policy_before(run, recipe, tokenizer, data, one.step)
         rollouts = read_rollouts(run, one.step, texts)
         reference: list[Tensor] | None = None
         for replayed in (own, *others):
@@ -73,29 +74,29 @@ def gradients(
     return out
 
 
-def prompts_of(run: SavedRun, recipe: Recipe) -> TrainingData:
+def prompts_of(run: SavedRun, recipe: Recipe, tokenizer: Tokenizer) -> TrainingData:
     """The prompts of the run, rendered as it saw them. Raises a DataError where they are others now."""
     data = read_data(recipe, lambda text: None)
     logged = run.starts[-1].get("data") if run.starts else None
     digest = logged.get("train") if isinstance(logged, dict) else None
     if digest and digest != prompts_digest(data.train):
         raise DataError(f"data.source of {run.path} holds other prompts than the run had, so its tokens are not known")
-    return render_data(recipe, data, load_tokenizer(recipe.model.path or str(BASE)), lambda text: None)
+    return render_data(recipe, data, tokenizer, lambda text: None)
 
 
-def policy_before(run: SavedRun, recipe: Recipe, data: TrainingData, step: int) -> Policy:
+def policy_before(run: SavedRun, recipe: Recipe, tokenizer: Tokenizer, data: TrainingData, step: int) -> Policy:
     """The policy as it was before a step: of its checkpoint, or the initial one."""
     folder: Path | None = None
     if step > 1:
         folder = run.path / "checkpoints" / f"{manifest.PREFIX}{step - 1}"
         if not folder.is_dir():
             raise DataError(
-                f"the weights before step {step} are not saved: there is no checkpoint of step {step - 1}; those of step "
-                f"{', '.join(map(str, steps_with_weights(run)))} are"
+                f"the weights before step {step} are not saved: there is no checkpoint of step {step - 1}; those of "
+                f"step {', '.join(map(str, steps_with_weights(run)))} are"
             )
         if fault := manifest.verify_manifest(folder):
             raise DataError(f"the checkpoint {folder} is damaged: {fault}; replay another step")
-    return build_policy(recipe, load_tokenizer(recipe.model.path or str(BASE)), data, folder)
+    return build_policy(recipe, tokenizer, data, folder)
 
 
 def gradient(

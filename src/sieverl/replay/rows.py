@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -91,6 +92,14 @@ def read_rollouts(run: SavedRun, step: int, prompts: dict[int, tuple[str, Sequen
     return out
 
 
+def _state(checkpoint: Path) -> JsonObject:
+    """The state in a checkpoint, whose other files may be large and are not read; empty where it is damaged."""
+    digests, file = manifest.read_manifest(checkpoint), checkpoint / manifest.STATE
+    if digests is None or not file.is_file() or manifest.digest(file) != digests[manifest.STATE]:
+        return {}
+    return load_state(checkpoint)
+
+
 def graded_in(run: SavedRun, recipe: Recipe, told: bool | None = None) -> bool:
     """Whether rewards meant more than right and wrong in a run: its checkpoint says it, else recipe and verifier.
 
@@ -98,8 +107,8 @@ def graded_in(run: SavedRun, recipe: Recipe, told: bool | None = None) -> bool:
     only a function of the user's knows, or these rewards are not there; `told` is then the answer.
     """
     for step in reversed(run.checkpoints):
-        folder = run.path / "checkpoints" / f"{manifest.PREFIX}{step}"
-        if manifest.verify_manifest(folder) is None and isinstance(found := load_state(folder).get("graded"), bool):
+        found = _state(run.path / "checkpoints" / f"{manifest.PREFIX}{step}").get("graded")
+        if isinstance(found, bool):
             return found
     for known in (recipe.verify.graded, is_graded(recipe.verify.spec), told):
         if known is not None:

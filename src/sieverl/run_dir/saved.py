@@ -105,7 +105,7 @@ class SavedRun:
     def best_step(self, among: Sequence[int]) -> int | None:
         """The one of these steps with the best held-out accuracy, of equal ones the last; None where none has any.
 
-        >>> rows = [{"step": 1, "eval/a/avg@4": 0.5}, {"step": 2, "eval/a/avg@4": 0.5}, {"step": 3, "eval/a/avg@4": 0.4}]
+        >>> rows = [{"step": step, "eval/a/avg@4": score} for step, score in ((1, 0.5), (2, 0.5), (3, 0.4))]
         >>> SavedRun(Path("a"), rows, {}, []).best_step([1, 2, 3])
         2
         """
