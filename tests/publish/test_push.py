@@ -85,10 +85,13 @@ def test_the_card_names_hub_ids_and_hides_places_and_secrets(tmp_path: Path) -> 
         "run_dir": "/scratch/alice/runs/x",
         "model": {"path": "Qwen/Qwen2.5-0.5B", "lora": {"rank": 8}},
         "data": {
-            "source": "/home/alice/secret project/rows.jsonl", "system": "read /home/alice/notes/a.txt hf_abcdefghijklmn",
+            "source": "/home/alice/secret project/rows.jsonl",
+            "system": "read /home/alice/notes/a.txt hf_abcdefghijklmn",
             "options": {"path": "/home/alice/x", "token": "hf_abcdefghijklmn"},
         },
-        "verify": {"name": "/home/alice/rewards.py:graded", "environment": ["OPENAI_API_KEY"], "api_key": "sk-abcdefghijk"},
+        "verify": {
+            "name": "/home/alice/rewards.py:graded", "environment": ["OPENAI_API_KEY"], "api_key": "sk-abcdefghijk",
+        },
         "rollout": {"engine": "vllm_server", "servers": ["http://gpu7.internal.example:8000"], "stop": ["</s>"]},
         "train": {"lr": 1e-5},
     }  # fmt: skip
@@ -245,7 +248,8 @@ import sys, sieverl.download, sieverl.publish.push as push
 from sieverl.errors import DataError
 from huggingface_hub import HfApi
 sieverl.download.PATIENCE_S = push.PATIENCE_S = 0.5
-for name, kind, revision in (("org/a", "model", None), ("org/b", "dataset", None), ("org/c", "model", "a" * 40), ("org/hang", "model", None)):
+wanted = ("org/a", "model", None), ("org/b", "dataset", None), ("org/c", "model", "a" * 40), ("org/hang", "model", None)
+for name, kind, revision in wanted:
     try:
         sieverl.download.download(name, kind, revision=revision)
     except DataError as error:
