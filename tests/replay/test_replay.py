@@ -27,7 +27,6 @@ from sieverl.run_dir.saved import SavedRun
 from sieverl.training.loop import assign_credit
 from sieverl.training.records import log_rollouts
 from sieverl.training.state import Run
-from sieverl.verify import build as build_verifier
 
 SAID = [f"\\boxed{{{n}}}" for n in range(4, 16)]
 CANNOT = {"remax"}
@@ -113,7 +112,7 @@ def test_graded_is_what_the_run_took_rewards_for(prepared: Run, tmp_path: Path, 
     recipe = prepared.recipe
     mine = recipe.model_copy(update={"verify": recipe.verify.model_copy(update={"name": "mine.py:f"})})
     saved, _ = log_two_steps(prepared, tmp_path, algorithm="grpo")
-    assert build_verifier(recipe.verify.spec).graded is None or not graded_in(saved, recipe)
+    assert graded_in(saved, recipe) is False, "the verifier says it"
     with pytest.raises(DataError, match="--graded yes or --graded no"):
         graded_in(saved, mine)
     assert graded_in(saved, mine, told=True)
