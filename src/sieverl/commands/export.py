@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-ABOUT = "write a trained model as one folder of safetensors, adapters merged"
 STEP_HELP = "which checkpoint of the run: a step, `best` (held-out accuracy) or `latest`; default: latest"
 DTYPE_HELP = "bfloat16, float16 or float32; default: bfloat16"
 

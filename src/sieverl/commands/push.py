@@ -14,8 +14,6 @@ from pathlib import Path
 from sieverl.commands.export import DTYPE_HELP, STEP_HELP
 from sieverl.errors import DataError
 
-ABOUT = "upload a run's model with a model card to the Hugging Face Hub, private unless told otherwise"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from sieverl.replay.gradients import Gradient
     from sieverl.run_dir.saved import SavedRun
 
-ABOUT = "compute what another algorithm would have kept of a run's responses, and its gradients"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:

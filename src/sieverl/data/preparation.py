@@ -19,7 +19,7 @@ from sieverl.data.locate import locate
 from sieverl.data.rows import Dropped
 from sieverl.data.source import Loaded, Origin, read
 from sieverl.errors import DataError, UsageError, first_line
-from sieverl.files import atomic_write, storing, write_text
+from sieverl.files import atomic_write, storing, user_path, write_text
 from sieverl.run_dir.parts import Parts
 from sieverl.types import Prompt, Tokenizer, Verdict
 
@@ -68,7 +68,7 @@ def prepare(  # the parameters are the options of `sieverl data prepare`, hence 
     gold answer, is a name or a table as in a recipe, "auto" (math, or a task's own scorer) or None for no check. Raises
     DataError if no prompt is left, UsageError for options.
     """
-    path = _checked_output(Path(output).expanduser(), source)
+    path = _checked_output(user_path(output), source)
     template = template or Template()
     filtering: list[Filter] = [_with_answer]
     if not keep_duplicates:
@@ -182,7 +182,7 @@ def _data_source(source: str) -> str:
 def _checked_output(path: Path, source: str) -> Path:
     if path.suffix.lower() != ".parquet":
         raise UsageError(f"the output is {path}; it must end with .parquet")
-    if path.exists() and str(path.resolve()) == str(Path(source.rpartition("@")[2]).expanduser().resolve()):
+    if path.exists() and str(path.resolve()) == str(user_path(source.rpartition("@")[2]).resolve()):
         raise UsageError(f"the output {path} is the source itself; give another name")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise UsageError(f"cannot write to the directory {path.parent}; make it, or give another output")
