@@ -29,7 +29,6 @@ def download(
     copy.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
     allow, skip = (list(patterns) if patterns else None for patterns in (only, ignore))
     refused: Exception | None = None
@@ -46,18 +45,18 @@ def download(
             ignore_patterns=skip,
             local_files_only=refused is not None,
         )
-    except (LocalEntryNotFoundError, *hub_errors()) as error:
+    except hub_errors() as error:
         raise DataError(advice(name, kind, copy, revision, refused or error)) from error
     return Path(folder)
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
     """What the Hub library raises where the Hub cannot be reached, or refuses."""
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     # the error class of httpx or of httpx2, depending on which the installed Hub library is built on
     failed_connection: type[Exception] = HfHubHTTPError.__bases__[0]
-    return HfHubHTTPError, failed_connection, ConnectionError
+    return HfHubHTTPError, LocalEntryNotFoundError, failed_connection, ConnectionError
 
 
 def advice(name: str, kind: Kind, copy: str, revision: str | None, error: Exception) -> str:
