@@ -98,6 +98,7 @@ MISTAKES = {
     "data.limit = 0": "greater than 0",
     "data.limit = -1": "greater than 0",
     "rollout.stop = ['']": "rollout.stop",
+    "data.suffix = \udcff": "data.suffix = '\\udcff' is no text in UTF-8",
 }
 
 

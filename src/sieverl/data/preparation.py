@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sieverl.data import filters
 from sieverl.data.catalog import BENCHMARKS, SOURCES
@@ -21,6 +21,7 @@ from sieverl.data.source import Loaded, Origin, read
 from sieverl.errors import DataError, UsageError, first_line
 from sieverl.files import atomic_write, storing, user_path, write_text
 from sieverl.run_dir.parts import Parts
+from sieverl.text import storable
 from sieverl.types import Prompt, Tokenizer, Verdict
 
 if TYPE_CHECKING:
@@ -189,6 +190,15 @@ def _checked_output(path: Path, source: str) -> Path:
     return path
 
 
+def _storable(value: Any) -> Any:
+    """The same with no half character, in a split or a system prompt of a command line in another encoding, say."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return {key: _storable(inner) for key, inner in value.items()}
+    return [_storable(inner) for inner in value] if isinstance(value, list) else value
+
+
 def _write(path: Path, rows: list[dict[str, object]], about: Mapping[str, object]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -198,7 +208,7 @@ def _write(path: Path, rows: list[dict[str, object]], about: Mapping[str, object
     extra = pa.struct([("split", pa.string()), ("index", pa.int64()), ("columns", pa.string())])
     fields = {"data_source": pa.string(), "prompt": chat, "ability": pa.string(), "reward_model": rule}
     schema = pa.schema({**fields, "extra_info": extra}, metadata={"sieverl": json.dumps(about, default=str)})
-    table = pa.Table.from_pylist(rows, schema)
+    table = pa.Table.from_pylist([_storable(row) for row in rows], schema)
     atomic_write(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 

@@ -41,7 +41,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores with 95% intervals (`avg@k`, `pass@j`, `maj@k`), and shares of all responses, their mean length and reward."""
+    """Scores with 95% intervals (`avg@k`, `pass@j`, `maj@k`), shares of all responses, their mean length and reward."""
 
     scores: Mapping[str, Interval]
     shares: Mapping[str, float]

@@ -27,6 +27,7 @@ from sieverl.recipe.tables import (
     Train,
     Verify,
 )
+from sieverl.text import storable
 
 LARGEST = 2**63 - 1  # whole number of TOML
 
@@ -100,7 +101,13 @@ class Recipe(Table):
             raise ValueError(
                 f"distributed.{key} is an option of sharding; set distributed.strategy = 'fsdp', or leave it out"
             )
-        for key, value in _numbers(self.model_dump()):
+        for key, value in _leaves(self.model_dump()):
+            if isinstance(value, str):
+                if storable(value) != value:
+                    raise ValueError(
+                        f"{key} = {value!a} is no text in UTF-8, which recipe.toml could hold; write it anew"
+                    )
+                continue
             if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
                 raise ValueError(f"{key} is a number of over 64 bits; give a smaller one")
             if not math.isfinite(value):
@@ -132,14 +139,14 @@ class Recipe(Table):
             )
 
 
-def _numbers(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Every number with its dotted key, also inside tables and lists."""
+def _leaves(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float | str]]:
+    """Every number and text with its dotted key, also inside tables and lists."""
     for key, value in table.items():
         for one in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(one, int | float):
+            if isinstance(one, int | float | str):
                 yield f"{prefix}{key}", one
             elif isinstance(one, Mapping):
-                yield from _numbers(one, f"{prefix}{key}.")
+                yield from _leaves(one, f"{prefix}{key}.")
 
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
