@@ -70,7 +70,7 @@ def test_tests_mirror_the_rooms() -> None:
 
 
 def test_public_names() -> None:
-    expected = "__version__ Algorithm Critic DynamicSampling Penalty Responses Status Tokens Verdict get_algorithm"
+    expected = "__version__ Algorithm Critic DynamicSampling Penalty Responses Status Tokens Verdict from_trl from_verl get_algorithm"
     assert sieverl.__all__ == expected.split()
     for name in sieverl.__all__:
         assert getattr(sieverl, name) is not None

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from sieverl.algorithms.named import get_algorithm as get_algorithm
     from sieverl.algorithms.objective import Penalty as Penalty
     from sieverl.algorithms.tokens import Tokens as Tokens
+    from sieverl.migrate.trl import from_trl as from_trl
+    from sieverl.migrate.verl import from_verl as from_verl
     from sieverl.types import Responses as Responses
     from sieverl.types import Status as Status
     from sieverl.types import Verdict as Verdict
@@ -28,6 +30,8 @@ _PUBLIC = {
     "Status": "sieverl.types",
     "Tokens": "sieverl.algorithms.tokens",
     "Verdict": "sieverl.types",
+    "from_trl": "sieverl.migrate.trl",
+    "from_verl": "sieverl.migrate.verl",
     "get_algorithm": "sieverl.algorithms.named",
 }
 _RENAMED = {"Draw": "DynamicSampling"}  # old name -> new name

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from sieverl import __version__
-from sieverl.commands import algorithms, data, demo, doctor, plan, report, train, verify, view
+from sieverl.commands import algorithms, data, demo, doctor, init, plan, report, train, verify, view
 from sieverl.commands import eval as evaluate
 from sieverl.errors import ExitCode, SieveRLError, StorageError, UsageError, nearest
 from sieverl.text import printable
@@ -24,6 +24,7 @@ WRONG_COMMAND = re.compile(r"argument COMMAND: invalid choice: '(.*?)'")
 # name -> module with `ABOUT`, `add_arguments(parser)`, `Options` (a dataclass of what they parse to) and `run(options)`
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
+    "init": init,
     "train": train,
     "view": view,
     "plan": plan,

@@ -33,7 +33,8 @@ class Note(NamedTuple):
 class Draft:
     """Values by dotted key, the comment of each, what could not be taken over, and files that belong to the recipe.
 
-    `title` is the first line of the file; `files` are texts by path, such as the reward functions of a script.
+    `title` is the first line of the file, `ending` its last lines; `files` are texts by path, such as the reward
+    functions of a script.
     """
 
     title: str = ""
@@ -41,6 +42,7 @@ class Draft:
     comments: dict[str, str] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+    ending: tuple[str, ...] = ()
 
     def set(self, key: str, value: object, comment: str = "") -> None:
         """Set a key of the recipe; a later value replaces an earlier one."""
@@ -69,6 +71,7 @@ class Draft:
             tables.setdefault(table, []).extend(assignment(name, value, said))
         for table, assignments in tables.items():
             lines += ["", *([f"[{table}]"] if table else []), *assignments]
+        lines += ["", *(line for said in self.ending for line in comment(said))]
         return "\n".join(lines).strip() + "\n"
 
 

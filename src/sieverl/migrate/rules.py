@@ -98,7 +98,7 @@ def rule_of(rules: Mapping[str, Rule], name: str) -> Rule | None:
 
 
 def apply_rules(settings: Settings, draft: Draft) -> None:
-    """Set what is decided by one setting alone, and list what has no counterpart, in the order in which it was given."""
+    """Set what one setting alone decides, and list what has no counterpart, in the order in which it was given."""
     ours = {name: field.get_default() for name, field in keys()}
     for name, rule in settings.rules.items():
         if rule.convert and (name in settings.given or rule.default != ours.get(rule.ours[0])):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import yaml
 
-from sieverl.data import load_prompts
 from sieverl.errors import SieveRLError, UsageError, first_line, nearest
 from sieverl.migrate import trl, verl
 from sieverl.migrate.draft import Draft
@@ -117,6 +116,8 @@ def rows_of(draft: Draft) -> int | None:
     source = str(draft.values.get("data.source", ""))
     if not source or not Path(source).expanduser().exists():
         return None
+    from sieverl.data import load_prompts
+
     limit = draft.values.get("data.limit")
     try:
         return len(load_prompts(source, split=str(draft.values.get("data.split", "train")),

@@ -19,8 +19,8 @@ INHERITED: dict[str, Rule] = {
     "per_device_train_batch_size": joint(
         8,
         "rollout.prompts",
-        about="counts responses; prompts = this x processes x steps_per_generation / num_generations. Memory is bounded "
-        "by `train.micro_batch_tokens` instead",
+        about="counts responses; prompts = this x processes x steps_per_generation / num_generations. Memory: "
+        "`train.micro_batch_tokens`",
     ),
     "num_train_epochs": joint(3.0, "steps", about="epochs x rows / `rollout.prompts`, where the rows can be counted"),
     "max_steps": joint(-1, "steps", about="counts optimiser steps; ours counts batches of rollouts"),

@@ -130,7 +130,7 @@ def dataset_of(script: Script, node: ast.expr | None, table: str, draft: Draft) 
     if not loads and len(every) == 1 and table == "data":
         draft.note("train_dataset", Source(ast.unparse(node)) if node else None, "taken from the one load_dataset call")
         loads = every
-        links += [call for call in script.calls("map") + script.calls("filter")]
+        links += script.calls("map") + script.calls("filter")
     if not loads:
         shown = Source(ast.unparse(node)) if node is not None else None
         draft.note("eval_dataset" if table == "evaluate" else "train_dataset", shown, f"set {table}.source")
