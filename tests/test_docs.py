@@ -32,7 +32,7 @@ def section(page: Path, language: str) -> str:
     return found.group(1)
 
 
-@pytest.mark.parametrize("page", ["algorithms.md"])
+@pytest.mark.parametrize("page", ["algorithms.md", "from-trl.md", "from-verl.md"])
 def test_examples_run(page: str) -> None:
     result = doctest.testfile(str(ROOT / "docs" / page), module_relative=False, verbose=False)
     assert result.attempted > 0

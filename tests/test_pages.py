@@ -13,6 +13,7 @@ from house import imports, reached
 from runs import run_it
 
 from sieverl.errors import ExitCode
+from sieverl.migrate.verl_fields import FIELDS
 from sieverl.recipe import RENAMED, keys
 from sieverl.run_dir.metrics import MetricsLog
 
@@ -111,7 +112,7 @@ def test_the_metrics_of_a_run_are_those_of_the_page(tmp_path):
 
 
 def test_recipe_keys_that_pages_name_exist():
-    known = {name for name, _ in keys()} | set(RENAMED)
+    known = {name for name, _ in keys()} | set(RENAMED) | set(FIELDS)  # verl has tables of our names
     tables = {name.partition(".")[0] for name in known if "." in name} - {
         "verify"
     }  # which takes the verifier's own keys

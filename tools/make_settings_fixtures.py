@@ -33,7 +33,11 @@ def of_trl(package: Path) -> dict[str, object]:
     for file in ("base_config", "grpo_config"):
         tree = ast.parse((package / "trainer" / f"{file}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(node.value, ast.Call):
+            if (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(node.target, ast.Name)
+                and isinstance(node.value, ast.Call)
+            ):
                 words = {word.arg: word.value for word in node.value.keywords}
                 fields[node.target.id] = ast.literal_eval(words["default"]) if "default" in words else None
     return fields

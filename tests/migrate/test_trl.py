@@ -65,7 +65,8 @@ def test_the_defaults_of_trl_that_differ_from_ours_are_in_the_recipe() -> None:
          {"rollout.prompts": 4, "train.minibatches": 1}),
         ({"beta": 0.04}, {"axes.kl_coefficient": 0.04, "axes.kl": "k2"}),
         ({"beta": 0.04, "use_bias_correction_kl": False}, {"axes.kl": "k3"}),
-        ({"loss_type": "dr_grpo", "scale_rewards": "none"}, {"algorithm": "dr_grpo", "axes.aggregate": "constant_length"}),
+        ({"loss_type": "dr_grpo", "scale_rewards": "none"},
+         {"algorithm": "dr_grpo", "axes.aggregate": "constant_length"}),
         ({"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
          {"algorithm": "gspo", "axes.clip_low": 3e-4, "axes.clip_high": 4e-4}),
         ({"loss_type": "cispo", "epsilon_high": 5.0}, {"algorithm": "cispo"}),
@@ -97,7 +98,9 @@ def test_settings_that_decide_together(config: dict[str, Any], expected: dict[st
 def test_every_loss_gives_an_algorithm_and_lists_what_it_is_not(loss: str, scale: str, level: str) -> None:
     recipe, notes = from_trl({"loss_type": loss, "scale_rewards": scale, "importance_sampling_level": level})
     chosen_algorithm(recipe)
-    assert ("scale_rewards" in noted(notes)) == (scale == "batch" or (scale == "none" and recipe.algorithm != "dr_grpo"))
+    assert ("scale_rewards" in noted(notes)) == (
+        scale == "batch" or (scale == "none" and recipe.algorithm != "dr_grpo")
+    )
     assert ("loss_type" in noted(notes)) == (loss in ("bnpo", "sapo", "luspo", "vespo"))
 
 
@@ -237,7 +240,11 @@ def test_what_a_script_decides_as_it_runs_is_listed(tmp_path: Path) -> None:
     path, notes = written(FIXTURES / "options.py", tmp_path)
     assert notes == ["reward_funcs", "callbacks", "beta", "learning_rate", "num_generation", "vllm_mode"]
     recipe = load(path)
-    assert (recipe.model.path, recipe.model.attention, recipe.model.quantization) == ("Qwen/Qwen2.5-1.5B", "sdpa", "nf4")
+    assert (recipe.model.path, recipe.model.attention, recipe.model.quantization) == (
+        "Qwen/Qwen2.5-1.5B",
+        "sdpa",
+        "nf4",
+    )
     assert (recipe.rollout.samples, recipe.rollout.prompts, recipe.train.minibatches) == (16, 8, 4)
     assert (recipe.algorithm, recipe.data.limit, recipe.verify.name) == ("gspo", 100, "math")
     assert (recipe.train.warmup_updates, recipe.steps) == (10, 25)
@@ -270,7 +277,10 @@ def test_a_notebook_is_read_without_its_commands(tmp_path: Path) -> None:
     assert load(path).algorithm == "dr_grpo"
 
 
-TRAINER = "from trl import *\nt = GRPOTrainer('m', f, GRPOConfig(max_steps=1, {}), load_dataset('json', data_files='a.jsonl'))"
+TRAINER = (
+    "from trl import *\n"
+    "t = GRPOTrainer('m', f, GRPOConfig(max_steps=1, {}), load_dataset('json', data_files='a.jsonl'))"
+)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,10 @@ def test_losses(given: dict[str, Any], expected: tuple[Any, ...]) -> None:
         ({f"{ACTOR}.loss_agg_mode": "mean"}, "none of verl's: token-mean"),
         ({"data.train_batch_size": 0}, "at least 1"),
         ({"data.train_batch_size": "many"}, "not a number"),
-        ({"custom_reward_function.path": "a.py", "custom_reward_function.name": "f()\nimport os"}, "no name of a function"),
+        (
+            {"custom_reward_function.path": "a.py", "custom_reward_function.name": "f()\nimport os"},
+            "no name of a function",
+        ),
     ],
 )
 def test_values_that_cannot_be_are_refused(given: dict[str, Any], message: str) -> None:

@@ -36,11 +36,19 @@ class Options:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sieverl init`."""
     add = parser.add_argument
-    add("--from", dest="source", default="", metavar="PATH", help="TRL script (.py, .ipynb), YAML of TRL or verl, verl's .sh")
+    add(
+        "--from",
+        dest="source",
+        default="",
+        metavar="PATH",
+        help="TRL script (.py, .ipynb), YAML of TRL or verl, verl's .sh",
+    )
     add("--model", metavar="DIR|HUB-ID", help="empty: the model shipped with SieveRL")
     add("--data", metavar="SOURCE", help="a file, a known name (`sieverl data list`), a Hub id, reasoning_gym:TASK")
     add("--algorithm", default="", metavar="NAME", help="default: reinforce_rej (`sieverl algorithms`)")
-    add("--verifier", default="", metavar="NAME", help="math, choice, ..., FILE.py:NAME; default: what fits the answers")
+    add(
+        "--verifier", default="", metavar="NAME", help="math, choice, ..., FILE.py:NAME; default: what fits the answers"
+    )
     add("--columns", default="", metavar="prompt=A,answer=B", help="where they are not guessed right")
     add("--split", default="train", help="default: train")
     add("--processes", type=int, default=1, metavar="N", help="--from: processes that the TRL script is run with")
