@@ -34,8 +34,8 @@ def test_a_recipe_for_a_model_and_data(capsys: pytest.CaptureFixture[str]) -> No
     assert (recipe.algorithm, recipe.model.path, recipe.data.source) == ("grpo", "org/m", "rows.jsonl")
     assert (recipe.data.columns, recipe.verify.name) == ({"prompt": "q", "answer": "a"}, "math")
     lines = Path("recipe.toml").read_text().splitlines()
-    uncommented = [line for line in lines if " = " in line and "#" not in line]
-    assert not uncommented, "every value has its sentence"
+    pairs = zip(lines, lines[1:], strict=False)
+    assert not [line for above, line in pairs if " = " in line and "#" not in line + above], "a sentence for each value"
 
 
 def test_nothing_is_replaced_without_force(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from elsewhere import FIXTURES, TINY, sums
-from runs import MetricsLog
 
 import sieverl
 from sieverl.errors import UsageError
 from sieverl.migrate import convert, from_trl
 from sieverl.migrate.trl import LOSSES
 from sieverl.recipe import Recipe, load
+from sieverl.run_dir.metrics import MetricsLog
 from sieverl.training.checks import chosen_algorithm
 from sieverl.training.loop import train
 from sieverl.training.setup import prepare
@@ -184,7 +184,7 @@ def test_a_quick_start_runs_with_its_own_reward(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     path, notes = written(FIXTURES / "gsm8k_boxed.py", tmp_path)
     recipe = load(path)
-    assert notes == ["LoraConfig.lora_dropout", "train_dataset", "logging_steps", "top_p", "report_to"]
+    assert notes == ["LoraConfig.lora_dropout", "train_dataset", "top_p", "report_to"]
     got = flat(recipe)
     expected = {"model.path": "Qwen/Qwen2.5-0.5B-Instruct", "data.source": "openai/gsm8k:main", "data.split": "train",
                 "data.system": "Think step by step and put the final answer in \\boxed{}.", "train.lr": 1e-5,
@@ -238,7 +238,7 @@ def test_weighed_rewards_with_columns_run_and_the_script_does_not(
 
 def test_what_a_script_decides_as_it_runs_is_listed(tmp_path: Path) -> None:
     path, notes = written(FIXTURES / "options.py", tmp_path)
-    assert notes == ["reward_funcs", "callbacks", "beta", "learning_rate", "num_generation", "vllm_mode"]
+    assert notes == ["beta", "reward_funcs", "callbacks", "learning_rate", "num_generation", "vllm_mode"]
     recipe = load(path)
     assert (recipe.model.path, recipe.model.attention, recipe.model.quantization) == (
         "Qwen/Qwen2.5-1.5B",

@@ -40,6 +40,7 @@ def test_a_shell_script_becomes_a_recipe_and_runs_on_verls_parquet(
     rollout = "actor_rollout_ref.rollout"
     assert notes == [f"{rollout}.gpu_memory_utilization", f"{rollout}.top_p", f"{rollout}.tempreature",
                      "trainer.logger", "trainer.experiment_name"]  # fmt: skip
+    assert "Did you mean actor_rollout_ref.rollout.temperature?" in " ".join(path.read_text().replace("#", "").split())
     recipe = load(path)
     assert recipe.model.path == "Qwen/Qwen2.5-0.5B-Instruct"
     assert recipe.data.source == "./gsm8k_train.parquet"
@@ -60,7 +61,7 @@ def test_yaml_with_a_function_of_verls_signature(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     of_verl(tmp_path / "sums.parquet")
     path, notes = written("ppo.yaml", tmp_path)
-    assert notes == ["critic.optim.lr"]
+    assert notes == ["actor_rollout_ref.rollout.response_length", "critic.optim.lr"]
     recipe = load(path)
     assert (recipe.algorithm, recipe.axes.kl_in_reward, recipe.steps) == ("ppo", 0.005, 10)
     assert (recipe.axes.clip_low, recipe.axes.clip_high, recipe.axes.aggregate) == (0.1, 0.1, "sequence_mean")

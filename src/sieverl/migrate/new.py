@@ -56,7 +56,7 @@ def new_recipe(wishes: Wishes) -> tuple[Draft, Prompt]:
                        "checkpoint.every": 50}.items():  # fmt: skip
         draft.set(key, value)
     draft.ending = (
-        'Held-out evaluation: [evaluate] with source and every = 10. Adapters only: [model.lora] with rank = 32.',
+        "Held-out evaluation: [evaluate] with source and every = 10. Adapters only: [model.lora] with rank = 32.",
         "Every key: `sieverl train --help` and docs/recipe.md. Memory: `sieverl plan RECIPE.toml`.",
     )
     draft.recipe()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -97,13 +98,26 @@ def rule_of(rules: Mapping[str, Rule], name: str) -> Rule | None:
     return rules.get(name)
 
 
+def like(rules: Mapping[str, Rule], name: str) -> str:
+    """A hint for a name that may be a typo of another one in the same table."""
+    table, _, last = name.rpartition(".")
+    others = [other.rpartition(".")[2] for other in rules if other.rpartition(".")[0] == table]
+    found = difflib.get_close_matches(last, others, n=1, cutoff=0.85)
+    return f". Did you mean {table}.{found[0]}?" if found else ""
+
+
+def alike(value: object) -> object:
+    """A value as it compares: a list is a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def apply_rules(settings: Settings, draft: Draft) -> None:
     """Set what one setting alone decides, and list what has no counterpart, in the order in which it was given."""
     ours = {name: field.get_default() for name, field in keys()}
     for name, rule in settings.rules.items():
-        if rule.convert and (name in settings.given or rule.default != ours.get(rule.ours[0])):
+        if rule.convert and (name in settings.given or alike(rule.default) != alike(ours.get(rule.ours[0]))):
             value = settings[name]
-            if value is not None:
+            if value is not None and not isinstance(settings.given.get(name), Source):
                 draft.set(rule.ours[0], rule.convert(value), settings.said(name))
     for name, value in settings.given.items():
         found = rule_of(settings.rules, name)
@@ -113,7 +127,7 @@ def apply_rules(settings: Settings, draft: Draft) -> None:
             where = f"set {', '.join(found.ours)}" if found.ours else found.about
             draft.note(name, value, f"not a literal, so its value is not known; {where}")
         elif not found.ours and value not in (*found.neutral, None):
-            draft.note(name, value, found.about)
+            draft.note(name, value, found.about + (like(settings.rules, name) if name not in settings.rules else ""))
 
 
 def markdown(rules: Mapping[str, Rule], of: str) -> str:

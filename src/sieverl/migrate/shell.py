@@ -27,12 +27,14 @@ def overrides(text: str, path: str) -> dict[str, object]:
     for statement in statements(text):
         if found := ARRAY.match(statement):
             arrays.setdefault(found[1], []).extend(split(found[2], path))
-        elif (found := ASSIGNED.match(statement)) and len(words := split(statement, path)) <= 2:
-            variables[found[1]] = words[-1].partition("=")[2] if "$(" not in statement and "`" not in statement else ""
-            if not variables[found[1]] and found[2] not in ("", '""', "''"):
-                del variables[found[1]]
-            else:
-                variables[found[1]] = filled(variables[found[1]], variables)
+        elif found := ASSIGNED.match(statement):
+            words: list[str] = []
+            with suppress(ValueError):  # a text over several lines: what it is for is not known
+                words = shlex.split(statement, comments=True)
+            if not 0 < len(words) <= 2:
+                continue
+            if "$(" not in statement and "`" not in statement:
+                variables[found[1]] = filled(words[-1].partition("=")[2], variables)
         elif MAIN.search(statement):
             given = dict(each(expanded(split(statement, path), arrays), variables))
             if given:

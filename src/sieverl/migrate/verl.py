@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sieverl.errors import UsageError
 from sieverl.migrate.draft import Draft, Note, Source, flat, short
 from sieverl.migrate.rules import Settings, apply_rules
-from sieverl.migrate.verl_fields import ACTOR, FIELDS, OWN
+from sieverl.migrate.verl_fields import ACTOR, FIELDS, MODEL, OWN
 from sieverl.migrate.verl_run import engine, evaluation, learning_rate, parallel, rewards, saving
 from sieverl.recipe import Recipe
 from sieverl.types import JsonObject
@@ -114,7 +114,7 @@ def _number(name: str, value: object) -> object:
 
 
 def data(settings: Settings, draft: Draft) -> None:
-    """Files, columns and limits."""
+    """The model, files, columns and limits."""
     for name, key in (("data.train_files", "data.source"), ("data.val_files", "evaluate.source")):
         if not settings.has(name):
             continue
@@ -122,6 +122,8 @@ def data(settings: Settings, draft: Draft) -> None:
         draft.set(key, str(files[0]) if files else "", name)
         if len(files) > 1:
             draft.note(name, files, f"one file or directory is read; the recipe has the first. Put all into {key}")
+    if settings.has(f"{MODEL}.path"):
+        draft.set("model.path", settings[f"{MODEL}.path"], f"{MODEL}.path")
     column = settings["data.prompt_key"]
     if column != "prompt":
         draft.set("data.columns", {"prompt": column}, settings.said("data.prompt_key"))

@@ -82,7 +82,7 @@ POLICY: dict[str, Rule] = {
     f"{ACTOR}.profiler.*": absent(None, PROFILE),
     f"{ACTOR}.qat.*": absent(None, "weights are trained in float32, or 4 bits under LoRA (model.quantization)"),
     "actor_rollout_ref.ref.*": absent(None, REFERENCE),
-    f"{MODEL}.path": same("model.path", "~/models/deepseek-llm-7b-chat"),
+    f"{MODEL}.path": joint("~/models/deepseek-llm-7b-chat", "model.path", about="the same, if given"),
     f"{MODEL}.lora_rank": same("model.lora.rank", 0),
     f"{MODEL}.lora_alpha": same("model.lora.alpha", 16, convert=lambda value: float(str(value))),
     f"{MODEL}.target_modules": joint("all-linear", "model.lora.targets", about="the same; a list is joined by commas"),
@@ -178,7 +178,7 @@ OTHERS: dict[str, Rule] = {
         "checkpoint.keep", None, "without it verl keeps all, and ours the newest two"
     ),
     "trainer.logger": absent(
-        None,
+        ["console", "wandb"],
         "metrics.jsonl is always written; a tracker is set up in the recipe, where this version has it",
         "console",
         ["console"],
