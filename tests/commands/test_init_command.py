@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,9 @@ def test_a_recipe_for_a_model_and_data(capsys: pytest.CaptureFixture[str]) -> No
     assert (recipe.algorithm, recipe.model.path, recipe.data.source) == ("grpo", "org/m", "rows.jsonl")
     assert (recipe.data.columns, recipe.verify.name) == ({"prompt": "q", "answer": "a"}, "math")
     lines = Path("recipe.toml").read_text().splitlines()
-    pairs = zip(lines, lines[1:], strict=False)
-    assert not [line for above, line in pairs if " = " in line and "#" not in line + above], "a sentence for each value"
+    assert not [line for above, line in pairwise(lines) if " = " in line and "#" not in line + above], (
+        "a sentence for each value"
+    )
 
 
 def test_nothing_is_replaced_without_force(capsys: pytest.CaptureFixture[str]) -> None:

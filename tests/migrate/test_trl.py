@@ -135,15 +135,16 @@ class GRPOConfig:
 
 @dataclasses.dataclass
 class LoraConfig:
-    r: int = 32
+    r: int = 8
     lora_alpha: int = 8
-    target_modules: set[str] | None = dataclasses.field(default_factory=lambda: {"v_proj", "q_proj"})
-    use_rslora: bool = True
-    use_dora: bool = True
+    target_modules: set[str] | None = None
+    use_rslora: bool = False
+    use_dora: bool = False
 
 
 def test_a_configuration_object_and_its_adapters() -> None:
-    recipe, notes = from_trl(GRPOConfig(), model="org/m", data="gsm8k", peft_config=LoraConfig())
+    peft = LoraConfig(r=32, target_modules={"v_proj", "q_proj"}, use_rslora=True, use_dora=True)
+    recipe, notes = from_trl(GRPOConfig(), model="org/m", data="gsm8k", peft_config=peft)
     assert (recipe.train.lr, recipe.rollout.prompts, recipe.train.minibatches, recipe.steps) == (5e-6, 2, 1, 4)
     assert (recipe.model.lora.rank, recipe.model.lora.targets) == (32, "q_proj,v_proj")
     assert recipe.model.lora.alpha == pytest.approx(8 * 32**0.5)  # so that alpha / rank is 8 / sqrt(32)
@@ -238,7 +239,15 @@ def test_weighed_rewards_with_columns_run_and_the_script_does_not(
 
 def test_what_a_script_decides_as_it_runs_is_listed(tmp_path: Path) -> None:
     path, notes = written(FIXTURES / "options.py", tmp_path)
-    assert notes == ["beta", "reward_funcs", "callbacks", "learning_rate", "num_generation", "vllm_mode"]
+    assert notes == [
+        "beta",
+        "reward_funcs",
+        "callbacks",
+        "learning_rate",
+        "num_generation",
+        "vllm_mode",
+        "rollout.engine",
+    ]
     recipe = load(path)
     assert (recipe.model.path, recipe.model.attention, recipe.model.quantization) == (
         "Qwen/Qwen2.5-1.5B",
@@ -246,6 +255,7 @@ def test_what_a_script_decides_as_it_runs_is_listed(tmp_path: Path) -> None:
         "nf4",
     )
     assert (recipe.rollout.samples, recipe.rollout.prompts, recipe.train.minibatches) == (16, 8, 4)
+    assert (recipe.rollout.engine, recipe.rollout.servers) == ("torch", ()), "which quantised weights need"
     assert (recipe.algorithm, recipe.data.limit, recipe.verify.name) == ("gspo", 100, "math")
     assert (recipe.train.warmup_updates, recipe.steps) == (10, 25)
     text = path.read_text()

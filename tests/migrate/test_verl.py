@@ -18,7 +18,7 @@ from sieverl.training.checks import chosen_algorithm
 from sieverl.training.loop import train
 from sieverl.training.setup import prepare
 
-ACTOR = "actor_rollout_ref.actor"
+ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
 
 
 def written(name: str, folder: Path) -> tuple[Path, list[str]]:
@@ -37,8 +37,7 @@ def test_a_shell_script_becomes_a_recipe_and_runs_on_verls_parquet(
     of_verl(tmp_path / "gsm8k_train.parquet")
     path, notes = written("run_grpo.sh", tmp_path)
     assert not (tmp_path / "it-ran-in-a-shell").exists()
-    rollout = "actor_rollout_ref.rollout"
-    assert notes == [f"{rollout}.gpu_memory_utilization", f"{rollout}.top_p", f"{rollout}.tempreature",
+    assert notes == [f"{ROLLOUT}.gpu_memory_utilization", f"{ROLLOUT}.top_p", f"{ROLLOUT}.tempreature",
                      "trainer.logger", "trainer.experiment_name"]  # fmt: skip
     assert "Did you mean actor_rollout_ref.rollout.temperature?" in " ".join(path.read_text().replace("#", "").split())
     recipe = load(path)
@@ -80,7 +79,7 @@ def test_yaml_with_a_function_of_verls_signature(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("filtered", [False, True])
 def test_every_estimator_gives_an_algorithm(estimator: str, filtered: bool) -> None:
-    tree = {"algorithm": {"adv_estimator": estimator, "filter_groups": {"enable": filtered}}}
+    tree = {"algorithm": {"adv_estimator": estimator, "filter_groups": {"enable": filtered}}, f"{ROLLOUT}.n": 4}
     recipe, notes = sieverl.from_verl(tree)
     chosen_algorithm(recipe)
     assert any(note.name == "algorithm.adv_estimator" for note in notes) == bool(ESTIMATORS[estimator].differs)

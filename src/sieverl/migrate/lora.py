@@ -68,3 +68,28 @@ def quantization(given: Mapping[str, object], draft: Draft) -> None:
             draft.set("model.quantization", "nf4", "BitsAndBytesConfig load_in_4bit")
         elif (name, value) != ("bnb_4bit_quant_type", "nf4"):
             draft.note(f"BitsAndBytesConfig.{name}", value, "nf4 with bitsandbytes' defaults is the one quantisation")
+
+
+def reconcile(draft: Draft) -> None:
+    """Take back what does not go together with quantised weights here, and list it."""
+    values = draft.values
+    if not values.get("model.quantization"):
+        return
+    if not values.get("model.lora.rank"):
+        del values["model.quantization"]
+        draft.note(
+            "quantization_config", None, "quantised weights are frozen; set model.lora.rank and model.quantization"
+        )
+        return
+    for key, plain in (("rollout.engine", "torch"), ("distributed.strategy", "replicated")):
+        if values.get(key, plain) != plain:
+            why = f"quantised weights need {plain}, and the recipe has that ({key}); or leave model.quantization out"
+            draft.note(key, values[key], why)
+            for name in (key, *ALONE[key]):
+                values.pop(name, None)
+
+
+ALONE = {  # keys that belong to a value of another one
+    "rollout.engine": ("rollout.servers", "rollout.timeout_s", "rollout.tensor_parallel_size"),
+    "distributed.strategy": ("distributed.cpu_offload", "distributed.shard_size"),
+}

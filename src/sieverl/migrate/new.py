@@ -68,7 +68,7 @@ def check_model(model: str) -> None:
     path = Path(model).expanduser()
     if model and path.is_dir() and not (path / "config.json").is_file():
         raise UsageError(f"--model {model} has no config.json; give a Hugging Face directory or a Hub id")
-    if model and not path.exists() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
+    if model and not path.exists() and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model):
         raise UsageError(f"--model {short(model)} is no directory and no Hub id; give one such as Qwen/Qwen2.5-0.5B")
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sieverl.errors import UsageError
 from sieverl.migrate.draft import Draft, Note, Source, short
-from sieverl.migrate.lora import adapters
+from sieverl.migrate.lora import adapters, reconcile
 from sieverl.migrate.rules import Settings, apply_rules
 from sieverl.migrate.trl_fields import FIELDS, OWN
 from sieverl.migrate.trl_run import engine, evaluation, parallel, precision, sampling, saving
@@ -113,6 +113,7 @@ def config_to_draft(given: Mapping[str, object], around: Around, draft: Draft) -
     warmup(settings, total, draft)
     saving(settings, updates, total, draft)
     evaluation(settings, updates, draft)
+    reconcile(draft)
 
 
 def as_number(name: str, value: object) -> object:
