@@ -12,7 +12,7 @@ DROPOUT = "there is no dropout: the policy that learns is the one that sampled"
 TARGETS = "without it PEFT chooses by the family (often q_proj and v_proj); the recipe adapts all linear layers"
 NEEDS_NOTHING = ("task_type", "peft_type", "inference_mode", "base_model_name_or_path", "auto_mapping", "revision",
                  "runtime_config")  # fmt: skip
-ELSEWISE = {  # field of LoraConfig -> the value that means what is done here anyway
+ELSEWISE: dict[str, tuple[object, ...]] = {  # field of LoraConfig -> the value that means what is done here anyway
     "lora_dropout": (0, 0.0),
     "bias": ("none",),
     "use_dora": (False,),

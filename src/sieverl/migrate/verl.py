@@ -118,7 +118,8 @@ def data(settings: Settings, draft: Draft) -> None:
     for name, key in (("data.train_files", "data.source"), ("data.val_files", "evaluate.source")):
         if not settings.has(name):
             continue
-        files = settings[name] if isinstance(settings[name], list) else [settings[name]]
+        found = settings[name]
+        files = found if isinstance(found, list) else [found]
         draft.set(key, str(files[0]) if files else "", name)
         if len(files) > 1:
             draft.note(name, files, f"one file or directory is read; the recipe has the first. Put all into {key}")
@@ -183,8 +184,8 @@ def objective(settings: Settings, draft: Draft) -> None:
         draft.note(f"{ACTOR}.policy_loss.loss_mode", mode, f"not built in with {name}; the recipe has vanilla. {OWN}")
     aggregate = AGGREGATES.get(str(settings[f"{ACTOR}.loss_agg_mode"]))
     if aggregate is None:
-        mode = settings[f"{ACTOR}.loss_agg_mode"]
-        raise UsageError(f"loss_agg_mode = {short(mode)} is none of verl's: {', '.join(AGGREGATES)}")
+        mean = short(settings[f"{ACTOR}.loss_agg_mode"])
+        raise UsageError(f"loss_agg_mode = {mean} is none of verl's: {', '.join(AGGREGATES)}")
     draft.set("axes.aggregate", aggregate.ours, settings.said(f"{ACTOR}.loss_agg_mode"))
     if aggregate.differs:
         draft.note(f"{ACTOR}.loss_agg_mode", settings[f"{ACTOR}.loss_agg_mode"], aggregate.differs)

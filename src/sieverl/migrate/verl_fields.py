@@ -125,7 +125,9 @@ POLICY: dict[str, Rule] = {
     "actor_rollout_ref.*": absent(None, RAY, True),
 }
 OTHERS: dict[str, Rule] = {
-    "data.train_files": same("data.source", "~/data/rlhf/gsm8k/train.parquet", "one file or directory", None),
+    "data.train_files": joint(
+        "~/data/rlhf/gsm8k/train.parquet", "data.source", about="one file or directory, if given"
+    ),
     "data.val_files": joint(
         "~/data/rlhf/gsm8k/test.parquet", "evaluate.source", about="one file or directory, if given"
     ),
