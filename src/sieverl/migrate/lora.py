@@ -10,7 +10,8 @@ from sieverl.migrate.draft import Draft, short
 
 DROPOUT = "there is no dropout: the policy that learns is the one that sampled"
 TARGETS = "without it PEFT chooses by the family (often q_proj and v_proj); the recipe adapts all linear layers"
-NEEDS_NOTHING = ("task_type", "peft_type", "inference_mode", "base_model_name_or_path", "auto_mapping", "revision",
+NEEDS_NOTHING = ("task_type",
+    "peft_version", "peft_type", "inference_mode", "base_model_name_or_path", "auto_mapping", "revision",
                  "runtime_config")  # fmt: skip
 ELSEWISE: dict[str, tuple[object, ...]] = {  # field of LoraConfig -> the value that means what is done here anyway
     "lora_dropout": (0, 0.0),

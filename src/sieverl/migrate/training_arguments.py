@@ -69,7 +69,7 @@ INHERITED: dict[str, Rule] = {
     "include_num_input_tokens_seen": absent("no", "rollout/tokens is in every row of metrics.jsonl", "no", False),
     "log_level": absent("passive", "sieverl train --display chooses what is shown", "passive"),
     "log_level_replica": absent("warning", "rank 0 alone speaks; leave it out", "warning"),
-    "disable_tqdm": absent(None, "sieverl train --display plain, json or none shows no progress bar"),
+    "disable_tqdm": absent(None, "sieverl train --display plain, json or none shows no progress bar", False),
     "report_to": absent("none", TRACKER, "none", [], ["none"]),
     "run_name": absent(None, "a run is named by its run_dir"),
     "project": absent("huggingface", TRACKER, "huggingface"),
@@ -115,7 +115,7 @@ INHERITED: dict[str, Rule] = {
         False, "a step always has rollout.prompts prompts, over the end of an epoch", False, True
     ),
     "dataloader_num_workers": absent(0, LOADER, 0),
-    "dataloader_pin_memory": absent(True, LOADER, True),
+    "dataloader_pin_memory": absent(True, LOADER, True, False),
     "dataloader_persistent_workers": absent(False, LOADER, False),
     "dataloader_prefetch_factor": absent(None, LOADER),
     "dataloader_multiprocessing_context": absent(None, LOADER),

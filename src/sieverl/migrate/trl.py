@@ -71,7 +71,7 @@ def from_trl(
 
     >>> recipe, notes = from_trl({"num_generations": 4, "learning_rate": 1e-5, "top_p": 0.9})
     >>> recipe.rollout.samples, recipe.train.lr, recipe.axes.aggregate, [note.name for note in notes]
-    (4, 1e-05, 'token_mean', ['num_train_epochs', 'top_p'])
+    (4, 1e-05, 'token_mean', ['top_p', 'num_train_epochs'])
     """
     draft = Draft()
     if model:
@@ -95,7 +95,8 @@ def given_in(config: object, defaults: Mapping[str, object]) -> JsonObject:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name, None)
         value = value.value if isinstance(value, Enum) else value
-        own = field.default if field.default is not dataclasses.MISSING else None
+        made = field.default_factory() if field.default_factory is not dataclasses.MISSING else None
+        own = made if field.default is dataclasses.MISSING else field.default
         if value != defaults.get(field.name, own) and isinstance(value, str | int | float | list | tuple | dict | set):
             found[field.name] = sorted(value) if isinstance(value, set) else value
     return found
