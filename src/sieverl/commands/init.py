@@ -14,8 +14,6 @@ from sieverl.options import comma_separated, key_values
 if TYPE_CHECKING:
     from sieverl.migrate.draft import Draft
 
-ABOUT = "write a recipe: for a model and data, or from a TRL script or verl's settings"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
