@@ -71,7 +71,7 @@ def test_tests_mirror_the_rooms() -> None:
 
 def test_public_names() -> None:
     expected = "__version__ Algorithm Critic DynamicSampling Penalty Recipe Responses Status "
-    expected += "Tokens TrainedRun Verdict evaluate get_algorithm load_run train"
+    expected += "Tokens TrainedRun Verdict evaluate from_trl from_verl get_algorithm load_run train"
     assert sieverl.__all__ == expected.split()
     for name in sieverl.__all__:
         assert getattr(sieverl, name) is not None

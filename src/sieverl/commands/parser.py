@@ -20,6 +20,7 @@ WRONG_COMMAND = re.compile(r"argument COMMAND: invalid choice: '(.*?)'")
 # dataclass of what they parse to) and `run(options)`.
 COMMANDS = {
     "demo": "train the shipped tiny model, in about three minutes on a laptop",
+    "init": "write a recipe: for a model and data, or from a TRL script or verl's settings",
     "train": "train a model from a recipe",
     "view": "look at runs in a browser: curves, groups of responses, tokens, verdicts",
     "plan": "say what a recipe needs on given GPUs, how long a step takes, and the fastest setting that fits",
