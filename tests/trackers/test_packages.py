@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import struct
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,6 @@ def records(file: Path) -> Iterator[Any]:
 
 def test_wandb_offline(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
-    import json
-
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert "wandb sync" in twice(run, "wandb")[0]
     files = sorted(run.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
@@ -156,11 +154,3 @@ def test_mlflow(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (one.info.run_name, one.info.status) == ("one", "FINISHED")
     tables = client.list_artifacts(one.info.run_id, "groups")
     assert [file.path for file in tables] == ["groups/step-000001.json", "groups/step-000003.json"]
-
-
-def test_the_packages_are_not_imported_before_they_are_used() -> None:
-    import subprocess
-
-    script = "import sys, sieverl.launch.work; print({'wandb', 'mlflow', 'trackio', 'tensorboard'} & set(sys.modules))"
-    command = [sys.executable, "-c", script]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "set()"

@@ -166,6 +166,7 @@ def tracker(row):
     if len(sys.argv) > 3 and row["step"] == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 Tracking(given([tracker]), Path(sys.argv[1]), Trackers()).close()
+assert not {"wandb", "mlflow", "trackio", "tensorboard"} & set(sys.modules)  # before they are used
 """
 
 
