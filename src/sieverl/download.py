@@ -52,17 +52,19 @@ def download(
 
 def hub_errors() -> tuple[type[Exception], ...]:
     """What the Hub library raises where the Hub cannot be reached, or refuses."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     # the error class of httpx or of httpx2, depending on which the installed Hub library is built on
     failed_connection: type[Exception] = HfHubHTTPError.__bases__[0]
-    return HfHubHTTPError, LocalEntryNotFoundError, failed_connection, ConnectionError
+    return HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, failed_connection, ConnectionError
 
 
 def advice(name: str, kind: Kind, copy: str, revision: str | None, error: Exception) -> str:
     """What went wrong with a download, and what to do."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+    if isinstance(error, HFValidationError):
+        return f"there is no {kind} {name}: give a directory, or a Hub id, org/name, of letters, digits, -, _ and ."
     if isinstance(error, GatedRepoError):
         return f"{name} is gated: accept its terms on the Hub and run `hf auth login`, or give a local copy as {copy}"
     if isinstance(error, RevisionNotFoundError):

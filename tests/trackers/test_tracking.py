@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
+from doc_blocks import blocks
 from runs import recipe
 from saved_runs import make_run
-from test_docs import section
 
 from sieverl.errors import UsageError
 from sieverl.launch.work import Start, work
@@ -294,7 +294,8 @@ def test_secrets_are_not_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_examples_of_the_page_work(capsys: pytest.CaptureFixture[str]) -> None:
-    toml, python = (section(ROOT / "docs" / "trackers.md", language) for language in ("toml", "python"))
+    found = {block.language: block.text for block in reversed(blocks(ROOT / "docs" / "trackers.md"))}
+    toml, python = found["toml"], found["python"]
     assert build(tomllib.loads(toml)).trackers.use == ("tensorboard", "wandb")
     scope: dict[str, Any] = {}
     exec(python, scope)
