@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import BASE
+from runs import NOT_EVALUATED, run_it
 from safetensors import safe_open
 from torch import Tensor
 
@@ -81,6 +82,16 @@ def test_it_computes_what_the_checkpoint_computes(
             with safe_open(file, "pt") as tensors:
                 assert {tensors.get_tensor(name).dtype for name in tensors.keys()} == {getattr(torch, dtype)}  # noqa: SIM118
     assert json.loads((tmp_path / "bfloat16" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_checkpoint_in_parts_gives_the_same_model(tmp_path: Path) -> None:
+    run_it(tmp_path / "run", steps=1, dtype="float32", checkpoint__format="sharded", **NOT_EVALUATED)
+    source = choose(str(tmp_path / "run"), None)
+    assert (source.path / "training").is_dir()
+    export(source, tmp_path / "out", "float32")
+    one, other = (log_probs(load_for_use(str(path), "float32")) for path in (source.path, tmp_path / "out"))
+    assert torch.equal(one, other)
+    assert not torch.equal(other, log_probs(load_for_use(str(BASE), "float32"))), "it is the trained one"
 
 
 def test_a_run_gives_the_step_that_was_asked_for(finished: Path, tmp_path: Path) -> None:
