@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from sieverl import __version__
-from sieverl.commands import algorithms, data, demo, doctor, plan, report, train, verify, view
+from sieverl.commands import algorithms, data, demo, doctor, plan, recipes, report, train, verify, view
 from sieverl.commands import eval as evaluate
 from sieverl.errors import ExitCode, SieveRLError, StorageError, UsageError, nearest
 from sieverl.text import printable
@@ -27,6 +27,7 @@ COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "view": view,
     "plan": plan,
+    "recipes": recipes,
     "algorithms": algorithms,
     "verify": verify,
     "eval": evaluate,

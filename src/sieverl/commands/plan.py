@@ -45,7 +45,7 @@ class Options:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sieverl plan`."""
     vars(parser)["takes_recipe"] = True
-    parser.add_argument("recipe", metavar="RECIPE.toml")
+    parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or a name of `sieverl recipes`")
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs, in nodes of 8 (default: 1)")
     parser.add_argument("--gpu", default="H100", metavar="NAME", help="H100 (default), H200, H20, B200, A100, ...")
     for name, unit, what in (

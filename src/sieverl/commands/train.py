@@ -64,7 +64,7 @@ class Options(RunOptions):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sieverl train`."""
-    parser.add_argument("recipe", metavar="RECIPE.toml")
+    parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or a name of `sieverl recipes`")
     parser.add_argument("--launcher", choices=tuple(LAUNCHERS), default="here", help=LAUNCHERS_HELP)
     ray = parser.add_argument_group("with --launcher ray")
     ray.add_argument("--workers", type=int, metavar="N", help="ranks, each with a GPU where there are some; default: 1")
@@ -90,10 +90,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: Options) -> ExitCode:
     """Train the recipe."""
     from sieverl.recipe import load
+    from sieverl.recipe.shipped import find
 
     recipe = load(options.recipe, options.changes())
     if "run_dir" not in recipe.model_fields_set:
-        recipe = recipe.model_copy(update={"run_dir": f"runs/{Path(options.recipe).stem}"})
+        recipe = recipe.model_copy(update={"run_dir": f"runs/{find(options.recipe).stem}"})
     return train_recipe(recipe, options.resume, options.display, LAUNCHERS[options.launcher](options))
 
 

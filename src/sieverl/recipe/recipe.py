@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from sieverl.errors import UsageError, first_line
 from sieverl.options import comma_separated, key_values, parse_value
 from sieverl.recipe.names import meant
+from sieverl.recipe.shipped import find
 from sieverl.recipe.tables import (
     Alarms,
     Axes,
@@ -149,10 +150,11 @@ def _numbers(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[st
 
 
 def load(path: str | Path, overrides: Overrides | None = None) -> Recipe:
-    """The recipe in a TOML file with dotted `overrides` on top. Raises a UsageError that names the key."""
-    file = Path(path)
-    if not file.is_file():
-        raise UsageError(f"there is no recipe {path}; `sieverl train RECIPE.toml` takes a TOML file")
+    """The recipe in a TOML file, or a shipped one by name, with dotted `overrides` on top.
+
+    Raises a UsageError that names the key.
+    """
+    file = find(path)
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError of another kind
