@@ -31,7 +31,8 @@ def find(recipe: str | Path) -> Path:
         return known[str(recipe)]
     hint = nearest(str(recipe).removesuffix(".toml"), known)
     raise UsageError(
-        f"there is no recipe {recipe}.{hint} `sieverl train` takes a TOML file, or the name of a shipped recipe: {', '.join(known)}"
+        f"there is no recipe {recipe}.{hint} `sieverl train` takes a TOML file, or the name of a shipped recipe: "
+        f"{', '.join(known)}"
     )
 
 
