@@ -124,7 +124,9 @@ def test_an_installed_wheel_runs_in_an_empty_environment_and_folder(built: tuple
 
 def constraints(folder: Path) -> Path:
     """The versions of the lock file: what was tried, and what `make setup` has downloaded already."""
-    lines = re.findall(r"^[\w.-]+==[^ \\]+(?: ; [^\\\n]+)?", (ROOT / "requirements" / "ci.txt").read_text(), re.MULTILINE)
+    lines = re.findall(
+        r"^[\w.-]+==[^ \\]+(?: ; [^\\\n]+)?", (ROOT / "requirements" / "ci.txt").read_text(), re.MULTILINE
+    )
     file = folder / "constraints.txt"
     file.write_text("\n".join(lines) + "\n")
     return file

@@ -8,7 +8,9 @@ import signal
 import sys
 
 if sys.platform == "win32":
-    sys.exit("sieverl: SieveRL runs on Linux and macOS; on Windows, install it in WSL (the Windows Subsystem for Linux)")
+    sys.exit(
+        "sieverl: SieveRL runs on Linux and macOS; on Windows, install it in WSL (the Windows Subsystem for Linux)"
+    )
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}  # as in `sieverl.errors`, which is not imported yet
 
