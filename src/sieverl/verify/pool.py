@@ -303,8 +303,8 @@ class Pool:
 @cache  # once in a process, however many workers there are
 def _say_unlimited() -> None:
     print(
-        "sieverl: this system cannot limit the memory of a process, so verify.memory_mb has no effect: a response whose "
-        "check takes much memory can fill that of the machine",
+        "sieverl: this system cannot limit the memory of a process, so verify.memory_mb has no effect: a response "
+        "whose check takes much memory can fill that of the machine",
         file=sys.stderr,
     )
 
