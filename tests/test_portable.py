@@ -56,7 +56,8 @@ def test_a_run_needs_nothing_of_linux_and_says_once_what_is_missing(work: Path) 
         "def mine(response, row):\n"
         "    try:\n        open('/proc/self/statm')\n    except FileNotFoundError:\n        return 1.0\n"
     )
-    done = elsewhere(work, "-m", "sieverl", "train", "r.toml", "--verify.name", "mine.py:mine", "--verify.workers", "2")
+    options = ("--verify.name", "mine.py:mine", "--verify.workers", "2", "--rollout.max_tokens", "64")
+    done = elsewhere(work, "-m", "sieverl", "train", "r.toml", *options)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("this system cannot limit the memory of a process, so verify.memory_mb") == 1
     last = MetricsLog(work / "runs" / "r" / "metrics.jsonl").rows()[-1]
