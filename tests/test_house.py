@@ -70,7 +70,8 @@ def test_tests_mirror_the_rooms() -> None:
 
 
 def test_public_names() -> None:
-    expected = "__version__ Algorithm Critic DynamicSampling Penalty Responses Status Tokens Verdict get_algorithm"
+    expected = "__version__ Algorithm Critic DynamicSampling Penalty Recipe Responses Status "
+    expected += "Tokens TrainedRun Verdict evaluate get_algorithm load_run train"
     assert sieverl.__all__ == expected.split()
     for name in sieverl.__all__:
         assert getattr(sieverl, name) is not None
@@ -82,8 +83,8 @@ def test_public_names() -> None:
 def test_import_and_help_load_nothing_heavy() -> None:
     script = (
         "import sys, sieverl.cli\n"
-        "sieverl.cli.build_parser().format_help()\n"
-        "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'pydantic') if m in sys.modules])"
+        "from sieverl.commands.parser import build_parser; build_parser([]).format_help()\n"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'pyarrow', 'pydantic', 'numpy') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

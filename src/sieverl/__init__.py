@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from sieverl.algorithms.named import get_algorithm as get_algorithm
     from sieverl.algorithms.objective import Penalty as Penalty
     from sieverl.algorithms.tokens import Tokens as Tokens
+    from sieverl.api.evaluate import evaluate as evaluate
+    from sieverl.api.saved import TrainedRun as TrainedRun
+    from sieverl.api.saved import load_run as load_run
+    from sieverl.api.train import train as train
+    from sieverl.recipe.recipe import Recipe as Recipe
     from sieverl.types import Responses as Responses
     from sieverl.types import Status as Status
     from sieverl.types import Verdict as Verdict
@@ -24,11 +29,16 @@ _PUBLIC = {
     "Critic": "sieverl.algorithms.algorithm",
     "DynamicSampling": "sieverl.algorithms.algorithm",
     "Penalty": "sieverl.algorithms.objective",
+    "Recipe": "sieverl.recipe",
     "Responses": "sieverl.types",
     "Status": "sieverl.types",
     "Tokens": "sieverl.algorithms.tokens",
+    "TrainedRun": "sieverl.api.saved",
     "Verdict": "sieverl.types",
+    "evaluate": "sieverl.api.evaluate",
     "get_algorithm": "sieverl.algorithms.named",
+    "load_run": "sieverl.api.saved",
+    "train": "sieverl.api.train",
 }
 _RENAMED = {"Draw": "DynamicSampling"}  # old name -> new name
 __all__ = ["__version__", *_PUBLIC]

@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
-from types import ModuleType
-from typing import NoReturn
 
-from sieverl import __version__
-from sieverl.commands import algorithms, data, demo, doctor, plan, recipes, report, train, verify, view
-from sieverl.commands import eval as evaluate
-from sieverl.errors import ExitCode, SieveRLError, StorageError, UsageError, nearest
+from sieverl.commands.parser import parse
+from sieverl.errors import ExitCode, SieveRLError, StorageError, UsageError
 from sieverl.text import printable
-
-WRONG_COMMAND = re.compile(r"argument COMMAND: invalid choice: '(.*?)'")
-# name -> module with `ABOUT`, `add_arguments(parser)`, `Options` (a dataclass of what they parse to) and `run(options)`
-COMMANDS: dict[str, ModuleType] = {
-    "demo": demo,
-    "train": train,
-    "view": view,
-    "plan": plan,
-    "recipes": recipes,
-    "algorithms": algorithms,
-    "verify": verify,
-    "eval": evaluate,
-    "data": data,
-    "report": report,
-    "doctor": doctor,
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,18 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(argv: Sequence[str] | None) -> int:
     """Parse the arguments and run the command that they name."""
-    parser = build_parser()
     try:
-        args, rest = parser.parse_known_args(argv)
+        command, options = parse(sys.argv[1:] if argv is None else argv)
     finally:
         sys.stdout.flush()  # the help; at the exit of the interpreter a reader that has left would be an error
-    options = vars(args)
-    command = COMMANDS[options.pop("command")]
-    if any(field.name == "overrides" for field in fields(command.Options)):  # dotted keys of the recipe
-        options["overrides"] = rest
-    elif rest:
-        parser.error(f"unknown argument {rest[0]}")
-    return int(command.run(command.Options(**options)) or ExitCode.DONE)
+    return int(command.run(options) or ExitCode.DONE)
 
 
 @contextmanager
@@ -127,35 +97,3 @@ def reader_left() -> ExitCode:
     for number in (1, 2):
         os.dup2(nowhere, number)
     return ExitCode.DONE
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of every subcommand."""
-    parser = Parser(
-        prog="sieverl", description="Reinforcement learning from verifiable rewards, on the responses that teach."
-    )
-    parser.add_argument("--version", action="version", version=f"sieverl {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
-    for name, module in COMMANDS.items():
-        about: str = module.ABOUT
-        module.add_arguments(commands.add_parser(name, help=about, description=about[:1].upper() + about[1:] + "."))
-    return parser
-
-
-class Parser(argparse.ArgumentParser):
-    """The parser of the command and its subcommands. With `takes_recipe` the help ends with every key of the recipe."""
-
-    takes_recipe = False
-
-    def error(self, message: str) -> NoReturn:
-        """Say how the command is used and what was probably meant, and leave."""
-        wrong = WRONG_COMMAND.match(message)
-        super().error(printable(message) + (nearest(wrong[1], COMMANDS) if wrong else ""))
-
-    def format_help(self) -> str:
-        if not self.takes_recipe:
-            return super().format_help()
-        from sieverl.recipe.reference import help_lines  # pydantic: not needed for any other help
-
-        keys = "\n".join(help_lines())
-        return f"{super().format_help()}\nevery key of the recipe (docs/recipe.md):\n{keys}\n"

@@ -181,3 +181,15 @@ def check_writable(path: Path, what: str, option: str) -> None:
             pass
     except OSError as error:
         raise UsageError(f"cannot write {what} {path}: {error}; choose another {option}") from error
+
+
+def user_path(text: str | Path) -> Path:
+    """A path, with `~` and `~name` at its start as the home of that user; one that nobody has stays, as in a shell.
+
+    >>> user_path("~nobody-of-this-name/x"), user_path("a/~")
+    (PosixPath('~nobody-of-this-name/x'), PosixPath('a/~'))
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)

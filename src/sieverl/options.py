@@ -1,14 +1,18 @@
-"""KEY=VALUE options of the command line and what their values mean."""
+"""KEY=VALUE options of the command line, keys of the recipe among its arguments, and what their values mean."""
 
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from sieverl.errors import UsageError
+
+PLAIN_KEYS = ("algorithm", "steps", "seed", "dtype", "threads", "run_dir")  # keys of the recipe that are in no table
+KEY = re.compile(rf"--([\w-]+(\.[\w-]+)+|{'|'.join(key.replace('_', '[_-]') for key in PLAIN_KEYS)})")
 
 
 def parse_value(text: str) -> Any:
@@ -42,3 +46,36 @@ def comma_separated(text: str) -> list[str]:
     ['a', 'b', 'c']
     """
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def take_keys(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without those that set a key of the recipe, and these with their values, as `--key=value`.
+
+    >>> take_keys(["--train.lr", "1e-5", "r.toml", "--rollout.samples=8", "--seed", "3", "--resume", "never"])
+    (['r.toml', '--resume', 'never'], ['--train.lr=1e-5', '--rollout.samples=8', '--seed=3'])
+    """
+    others, keys, rest = [], [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not KEY.fullmatch(argument.partition("=")[0]):
+            others.append(argument)
+        elif "=" in argument or not rest or rest[0].startswith("--"):
+            keys.append(argument)
+        else:
+            keys.append(f"{argument}={rest.pop(0)}")
+    return others, keys
+
+
+def parse_keys(arguments: Sequence[str]) -> dict[str, str]:
+    """Dotted key -> text of `--key=value` arguments. Raises a UsageError for anything else.
+
+    >>> parse_keys(["--train.lr=1e-5", "--run-dir=runs/a"])
+    {'train.lr': '1e-5', 'run_dir': 'runs/a'}
+    """
+    found: dict[str, str] = {}
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        if not equals:
+            raise UsageError(f"{option} has no value; write {option} VALUE")
+        found[option.removeprefix("--").replace("-", "_")] = value
+    return found

@@ -48,7 +48,11 @@ class Tokenizer(Protocol):
 
 
 class Status(StrEnum):
-    """Why a response got its reward; each status is counted separately."""
+    """Why a response got its reward; each status is counted separately.
+
+    >>> Status("truncated") is Status.TRUNCATED
+    True
+    """
 
     CORRECT = "correct"
     INCORRECT = "incorrect"
@@ -129,6 +133,16 @@ class Responses:
     reward, that is `greedy_R`, and an `advantage` finds its shaped reward there. `max_tokens` is the length at which
     a response is truncated, `seed` breaks ties, `graded` says that rewards mean more than right (1) and wrong (0).
     `samples` is the number of responses asked for a prompt, of which an adaptive draw makes more; 0 is unknown.
+
+    >>> import numpy as np
+    >>> right_R = np.array([True, False, True, True])
+    >>> responses = Responses(
+    ...     prompt_R=np.array([0, 0, 1, 1]), reward_R=right_R.astype(float), correct_R=right_R,
+    ...     length_R=np.array([5, 9, 4, 4]), truncated_R=np.zeros(4, bool),
+    ... )
+    >>> from sieverl.algorithms.credit import share_correct
+    >>> share_correct(responses)
+    array([0.5, 0.5, 1. , 1. ])
     """
 
     prompt_R: IntArray

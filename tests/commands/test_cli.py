@@ -16,6 +16,7 @@ from sieverl.algorithms import ALGORITHMS, get_algorithm
 from sieverl.commands import demo, doctor
 from sieverl.errors import UsageError
 from sieverl.recipe import Recipe, keys, load, to_toml
+from sieverl.recipe.reference import option
 from sieverl.run_dir.metrics import MetricsLog
 
 Capture = pytest.CaptureFixture[str]
@@ -61,7 +62,7 @@ def test_usage_errors_name_the_way_out(work: Path, capsys: Capture) -> None:
     refused(capsys, work, 2, "Did you mean train.lr?", "train", "r.toml", "--train.lrr", "1")
     refused(capsys, work, 2, "Did you mean reinforce_rej?", "train", "r.toml", "--algorithm", "reinforce_rek")
     refused(capsys, work, 2, "has no value", "train", "r.toml", "--train.lr")
-    refused(capsys, work, 2, "unexpected argument", "train", "r.toml", "1e-5")
+    refused(capsys, work, 2, "there is no recipe 1e-5", "train", "r.toml", "1e-5")
     refused(capsys, work, 2, "greater than 0", "train", "r.toml", "--train.lr", "-1")
     refused(capsys, work, 2, "groups of one", "train", "r.toml", "--rollout.samples", "1")
     refused(capsys, work, 2, "at most 2", "train", "r.toml", "--train.minibatches", "3")
@@ -97,6 +98,7 @@ MISTAKES = {
     "data.limit = 0": "greater than 0",
     "data.limit = -1": "greater than 0",
     "rollout.stop = ['']": "rollout.stop",
+    "data.suffix = \udcff": "data.suffix = '\\udcff' is no text in UTF-8",
 }
 
 
@@ -227,7 +229,7 @@ def test_help_of_each_command(capsys: Capture) -> None:
         assert code == 0
         assert "usage: sieverl " + command in out
     _, out, _ = sieverl(capsys, "train", "--help")
-    assert all(f"--{name}" in out for name, _ in keys())
+    assert all(f"{option(name)} " in out for name, _ in keys())
 
 
 def test_demo_takes_a_new_directory_or_the_unfinished_one(work: Path, capsys: Capture) -> None:

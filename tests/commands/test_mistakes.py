@@ -10,6 +10,8 @@ import pytest
 from sieverl import __version__
 from sieverl.cli import main
 from sieverl.commands.demo import called
+from sieverl.commands.parser import parse
+from sieverl.options import PLAIN_KEYS, parse_keys
 from sieverl.recipe import Recipe, build, keys
 from sieverl.recipe.names import ELSEWHERE, meant
 from sieverl.verify import build as build_verifier
@@ -122,3 +124,61 @@ def test_S18_other_than_one_reward_for_one_completion_is_said(function: Callable
     verify = build_verifier({"name": function(f"def f(completions, **kwargs):\n    return [1.0] * {count}\n")})
     with pytest.raises(ValueError, match=f"the function returned {count} rewards for 1 completion"):
         verify("4", {"answer": "4"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train", "r.toml", "--resum", "must"], "Did you mean --resume?"),
+        (["train", "r.toml", "--laucher=ray"], "Did you mean --launcher?"),
+        (["eval", "--modle", "base"], "Did you mean --model?"),
+        (["train", "--lr", "1", "r.toml"], "Did you mean train.lr?"),
+        (["doctor", "--train.lr", "1"], "unknown argument --train.lr"),
+    ],
+)
+def test_an_unknown_option_names_the_nearest(work: Path, capsys: Capture, arguments: list[str], expected: str) -> None:
+    assert expected in said(capsys, *arguments)
+
+
+def test_keys_stand_anywhere_and_none_of_their_values_is_taken_for_a_recipe() -> None:
+    _, options = parse(["train", "--train.lr", "1e-5", "a.toml", "b.toml", "--verify.boxes", "last", "--run-dir=x"])
+    assert options.recipe == ["a.toml", "b.toml"]
+    assert parse_keys(options.overrides) == {"train.lr": "1e-5", "verify.boxes": "last", "run_dir": "x"}
+
+
+def test_the_keys_without_a_table_are_those_of_the_recipe() -> None:
+    assert set(PLAIN_KEYS) == {name for name, _ in keys() if "." not in name}
+
+
+def test_the_environment_and_several_files_reach_the_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Recipe] = []
+    for command in ("train", "demo"):
+        monkeypatch.setattr(
+            f"sieverl.commands.{command}.train_recipe", lambda recipe, *rest, **more: seen.append(recipe)
+        )
+    monkeypatch.setenv("SIEVERL_TRAIN__LR", "0.5")
+    monkeypatch.setenv("SIEVERL_SEED", "5")
+    (work / "more.toml").write_text("seed = 4\nthreads = 1\n")
+    main(["train", "r.toml", "more.toml", "--seed", "6"])
+    main(["demo", "--steps", "3"])
+    assert [(r.seed, r.train.lr) for r in seen] == [(6, 0.5), (5, 0.5)]
+    assert seen[0].threads == 1
+    assert seen[0].run_dir.endswith("r-more") or "run_dir" in (work / "r.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["doctor", "--model"],
+        ["eval", "--benchmark", "demo", "--model"],
+        ["train", "r.toml", "--data.source"],
+        ["train", "r.toml", "--model.path"],
+        ["train", "r.toml", "--verify.name=~nobody-of-this-name/f.py:g", "--data.source"],
+        ["plan", "r.toml", "--model-shape"],
+        ["data", "prepare", "--output", "x.parquet"],
+    ],
+)
+def test_fuzz_the_home_of_nobody(work: Path, capsys: Capture, arguments: list[str]) -> None:
+    """`Path.expanduser` raises a RuntimeError where there is no such user."""
+    assert main([*arguments, "~nobody-of-this-name/x"]) in (2, 3)
+    assert capsys.readouterr().err.startswith("sieverl: ")

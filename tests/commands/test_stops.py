@@ -135,7 +135,7 @@ def test_a_stopped_verification_goes_on_and_leaves_no_worker(
 
 
 @pytest.mark.parametrize(("number", "code"), CODES[1:])
-@pytest.mark.parametrize("module", ["argparse", "numpy", "sieverl.commands.algorithms", "sieverl.cli"])
+@pytest.mark.parametrize("module", ["argparse", "numpy", "sieverl.run_dir.versions", "sieverl.cli"])
 def test_a_signal_while_it_imports(tmp_path: Path, module: str, number: int, code: int) -> None:
     """Python says each module that it has imported, so the signal comes right behind that one."""
     command = [sys.executable, "-X", "importtime", "-m", "sieverl", "doctor"]
@@ -169,10 +169,10 @@ def test_a_signal_while_handlers_change(tmp_path: Path, nth: int) -> None:
 def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     """The first one is caught by a command that then cleans up for ever."""
     script = (
-        "import sys, time\nfrom sieverl import cli\n"
+        "import sys, time\nfrom sieverl import cli\nfrom sieverl.commands import doctor\n"
         "def run(options):\n    try:\n        print('begun', flush=True)\n        time.sleep(999)\n"
         "    finally:\n        print('cleaning', flush=True)\n        time.sleep(999)\n"
-        "cli.doctor.run = run\nsys.exit(cli.main())"
+        "doctor.run = run\nsys.exit(cli.main())"
     )
     with started([sys.executable, "-c", script, "doctor"], tmp_path) as process:
         assert process.stdout

@@ -336,3 +336,12 @@ def test_a_preparation_that_is_cut_off_goes_on(tmp_path, monkeypatch):
     assert sum(asked) == 3
     assert cut.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.parquet", "in.jsonl", "whole.parquet"]
+
+
+def test_fuzz_options_that_are_half_characters(tmp_path):
+    """An argument in another encoding than the terminal's: Parquet holds UTF-8 alone."""
+    source = write(tmp_path / "in.jsonl", [{"prompt": "q", "answer": "1"}])
+    template = Template(system="\udcff", suffix="\ud800")
+    report = prepare(source, tmp_path / "out.parquet", split="\ud800", verifier=None, template=template)
+    assert report.kept == 1
+    assert "\ufffd" in str(load_prompts(str(tmp_path / "out.parquet"))[0].messages)

@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from sieverl import cli
-from sieverl.commands import demo
+from sieverl.commands import demo, doctor
 from sieverl.display.console import Progress
 from sieverl.display.terminal import Terminal
 from sieverl.errors import DataError
@@ -112,7 +112,7 @@ def test_notes_and_errors_are_text(capsys, monkeypatch):
     def fail(options):
         raise DataError("".join(HOSTILE))
 
-    monkeypatch.setattr(cli.COMMANDS["doctor"], "run", fail)
+    monkeypatch.setattr(doctor, "run", fail)
     assert cli.main(["doctor"]) == 3
     assert not steers(capsys.readouterr().err)
 

@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,9 +15,10 @@ from conftest import ROOT
 from ray_here import LIMIT_S, run_to_end
 from torch.distributed.run import get_args_parser
 
-from sieverl.cli import COMMANDS, build_parser
-from sieverl.commands.train import Options, _here, parse_overrides
+from sieverl.commands.parser import parse
+from sieverl.commands.train import Options, _here
 from sieverl.launch.ray import RayLauncher
+from sieverl.options import parse_keys
 from sieverl.recipe import build
 
 PAGE = ROOT / "docs" / "machines.md"
@@ -34,11 +34,10 @@ def commands(program: str) -> list[list[str]]:
 
 def check_sieverl(arguments: list[str]) -> Options:
     """A `sieverl train` command: its options, and that its keys are the recipe's."""
-    parsed, rest = build_parser().parse_known_args(arguments)
-    options: dict[str, Any] = vars(parsed)
-    assert COMMANDS[options.pop("command")].Options is Options
-    build({}, parse_overrides(rest))
-    return Options(**options, overrides=rest)
+    _, options = parse(arguments)
+    assert isinstance(options, Options)
+    build({}, parse_keys(options.overrides))
+    return options
 
 
 def check_torchrun(arguments: list[str]) -> Options:
@@ -64,7 +63,7 @@ def test_the_slurm_script_starts_one_torchrun_a_node() -> None:
     line = re.sub(r"\\\n\s*", "", script).partition("srun torchrun ")[2].splitlines()[0].removesuffix(' "$@" &')
     for name, value in {"$SLURM_NNODES": "2", "$SLURM_JOB_ID": "1", "$head:$port": "n1:20001"}.items():
         line = line.replace(f'"{name}"', value)
-    assert check_torchrun(shlex.split(line)).recipe == "$recipe"
+    assert check_torchrun(shlex.split(line)).recipe == ["$recipe"]
     wanted = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)$", script, re.MULTILINE))
     assert (wanted["nodes"], wanted["ntasks-per-node"], wanted["gpus-per-node"]) == ("2", "1", "8")
     assert "--nproc-per-node 8" in line

@@ -12,7 +12,7 @@ from sieverl.assets import RECIPE
 from sieverl.cli import main
 from sieverl.errors import UsageError
 from sieverl.recipe import Recipe, build, load, to_toml
-from sieverl.recipe.reference import markdown, reference, shown
+from sieverl.recipe.reference import markdown, option, reference, shown
 
 
 def test_recipes_survive_writing_and_reading(tmp_path: Path) -> None:
@@ -74,8 +74,44 @@ def test_S9_the_page_of_the_recipe_is_made_from_its_fields() -> None:
 def test_S9_the_help_of_train_has_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "--help"])
-    out = capsys.readouterr().out
+    out = "".join(capsys.readouterr().out.split())  # lines are also broken behind a hyphen
     for key in reference():
-        assert f"--{key.name} {key.kind}\n" in out
-        assert key.about in out
-    assert "learning rate (default: 1e-06)" in out
+        kind = key.kind.upper() if key.kind.isalpha() else key.kind
+        default = f" (default: {key.default})" if key.default else ""
+        assert "".join(f"{option(key.name)} {kind} {key.about}{default}".split()) in out
+    assert "learningrate(default:1e-06)" in out
+
+
+def test_files_then_environment_then_options(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('seed = 1\nsteps = 1\nthreads = 1\n[train]\nlr = 0.1\n[data]\nsource = "a"\n')
+    (tmp_path / "b.toml").write_text("seed = 2\nsteps = 2\nthreads = 2\n[train]\nepochs = 2\n")
+    environment = {"SIEVERL_STEPS": "3", "SIEVERL_THREADS": "3", "SIEVERL_DATA__COLUMNS": "prompt=q", "STEPS": "9"}
+    environment |= {"SIEVERL_ROLLOUT__MAX_TOKENS": "7", "SIEVERL_SEED": ""}
+    found = load([tmp_path / "a.toml", tmp_path / "b.toml"], {"threads": "4"}, environment)
+    assert (found.seed, found.steps, found.threads) == (2, 3, 4)
+    assert (found.train.lr, found.train.epochs, found.data.source) == (0.1, 2, "a")
+    assert (found.data.columns, found.rollout.max_tokens) == ({"prompt": "q"}, 7)
+    assert load([tmp_path / "b.toml", tmp_path / "a.toml"]).seed == 1
+    assert load(tmp_path / "a.toml").seed == 1, "the environment is read only where it is given"
+
+
+@pytest.mark.parametrize(
+    ("files", "environment", "message"),
+    [
+        (("good", "bad"), {}, "bad.toml: train.lr: "),
+        (("bad", "good"), {}, "bad.toml: train.lr: "),
+        (("good", "typo"), {}, r"typo.toml: there is no key 'train.lrr'. Did you mean train.lr\?"),
+        (("good",), {"SIEVERL_TRAIN__LR": "abc"}, "^SIEVERL_TRAIN__LR: input should be a valid number"),
+        (("good",), {"SIEVERL_TRAIN__LRR": "1"}, r"^SIEVERL_TRAIN__LRR: there is no key 'train.lrr'. Did you mean"),
+        (("good",), {"SIEVERL_SEED__X": "1"}, "^SIEVERL_SEED__X: seed is a value, not a table"),
+        (("good", "none"), {}, "there is no recipe .*none.toml"),
+    ],
+)
+def test_a_fault_names_the_file_or_the_variable(
+    tmp_path: Path, files: tuple[str, ...], environment: dict[str, str], message: str
+) -> None:
+    texts = {"good": "seed = 1\n[train]\nepochs = 1\n", "bad": '[train]\nlr = "abc"\n', "typo": "[train]\nlrr = 1\n"}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.toml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load([tmp_path / f"{name}.toml" for name in files], {}, environment)

@@ -97,6 +97,8 @@ def test_a_name_is_a_shipped_recipe_unless_it_is_a_file(work: Path, capsys: pyte
     assert load("math").model.path, "a folder is no recipe"
     (work / "gsm8k").write_text("steps = 7")
     assert load("gsm8k").steps == 7
+    (work / "few.toml").write_text("steps = 5")
+    assert load(["math", "few.toml"]).steps == 5, "one over the other, as with files"
     with pytest.raises(UsageError, match=r"there is no recipe own_json\. Did you mean own_jsonl\? .*graded_format"):
         load("own_json")
     with pytest.raises(UsageError, match=r"there is no recipe math\.toml\. Did you mean math\?"):

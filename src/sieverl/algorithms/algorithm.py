@@ -29,6 +29,10 @@ class DynamicSampling:
     `until` says which rows belong to prompts that need no more. Others are resampled, in `max_rounds` rounds at most:
     with `fresh_prompts` new prompts take their place, else they get more samples (Reinforce-Ada, arXiv 2510.04996).
     `greedy_baseline` adds one greedy response a prompt, which is never trained on (ReMax, arXiv 2310.10505).
+
+    >>> from sieverl import get_algorithm
+    >>> get_algorithm("remax").sampling.greedy_baseline
+    True
     """
 
     until: Callable[[Responses], BoolArray] | None = None
@@ -47,6 +51,9 @@ class Critic:
 
     `clip` bounds the change of a value (None: unbounded); during the first `warmup_updates` optimiser steps only the
     critic is trained.
+
+    >>> Critic(lr=1e-5, warmup_updates=10).shared
+    False
     """
 
     lr: float = 1e-5
@@ -63,6 +70,16 @@ class Algorithm:
     if masked) or the kept ones, which are those that `select` chose. A kept response whose advantage is zero is not
     computed, but it stays in the denominator. `whiten` normalises token-level advantages over all tokens. `about` and
     `paper` are for the reader.
+
+    >>> from sieverl.algorithms.credit import correct, one, share_correct
+    >>> best = Algorithm(select=correct, advantage=one)
+    >>> best.credit([[1.0, 0.0], [0.0, 0.0]]).keep
+    array([[ True, False],
+           [False, False]])
+    >>> hard = Algorithm(select=lambda responses: share_correct(responses) < 0.9)  # one of your own
+    >>> hard.credit([[1.0, 1.0], [1.0, 0.0]]).keep
+    array([[False, False],
+           [ True,  True]])
     """
 
     sampling: DynamicSampling = DynamicSampling()

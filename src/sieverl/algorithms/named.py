@@ -36,7 +36,7 @@ from sieverl.algorithms.credit import (
 from sieverl.algorithms.objective import Clipped, ClippedWeight, PairLogistic
 from sieverl.algorithms.token_advantage import Gae
 from sieverl.errors import UsageError, nearest
-from sieverl.userfile import load_file
+from sieverl.userfile import GIVEN, given, load_file
 
 MINIMALIST = "arXiv 2504.11343"
 raft = Algorithm(
@@ -146,6 +146,10 @@ def get_algorithm(name: str) -> Algorithm:
     """
     if name in ALGORITHMS:
         return ALGORITHMS[name]
+    if name.startswith(GIVEN):
+        value = given(name)
+        assert isinstance(value, Algorithm)
+        return value
     path, _, attribute = name.rpartition(":")
     if not path:
         raise UsageError(

@@ -174,6 +174,9 @@ class Penalty:
     """`coefficient` * `function`, added to the loss, over the kept responses or over all sampled ones.
 
     Over `kept` it is conditional on selection; over `sampled` every response must be computed, so nothing is dropped.
+
+    >>> Penalty(k3, 0.001).denominator
+    'kept'
     """
 
     function: Callable[[Tokens], Tensor]

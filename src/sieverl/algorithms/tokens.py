@@ -37,6 +37,10 @@ class Tokens:
     that the ratio refers to (without them: this policy, gradient stopped). `weight_T` corrects for an engine that
     differs from the learner. `kept_T` marks tokens of selected responses, when rejected ones are there for a penalty.
     `denominator` is that of the whole mini-batch; by default it is made of the sequences that are here.
+
+    >>> two = Tokens(torch.zeros(3), torch.tensor([0, 0, 1]), torch.tensor([1.0, 1.0, -1.0]))
+    >>> two.length_S()
+    tensor([2, 1])
     """
 
     logp_T: FloatT

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sieverl.algorithms.algorithm import Algorithm
+    from sieverl.types import JsonObject
 
 AXES = (
     "sampling",
@@ -20,23 +25,24 @@ AXES = (
 )
 
 
-ABOUT = "list the algorithms, or show one with its formula and axes"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of `sieverl algorithms`."""
 
     name: str | None
+    json: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sieverl algorithms`."""
-    parser.add_argument("name", nargs="?", metavar="NAME")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show this one, or FILE.py:NAME; without it, list all")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(options: Options) -> None:
     """Print the table of all algorithms, or everything about one."""
+    import json
+
     from rich.table import Table
     from rich.text import Text
 
@@ -46,6 +52,10 @@ def run(options: Options) -> None:
 
     name = options.name
     console = Terminal(soft_wrap=True)
+    if options.json:
+        chosen = {name: get_algorithm(name)} if name else ALGORITHMS
+        print(json.dumps({key: as_json(value) for key, value in chosen.items()}, indent=2))
+        return
     if name is None:
         table = Table(title="An algorithm is one choice on each axis; what is not shown is as in reinforce.")
         for column in ("name", "keeps", "advantage", "what it is"):
@@ -70,3 +80,16 @@ def run(options: Options) -> None:
         table.add_row("critic", repr(algorithm.critic), "")
     console.print(table)
     console.print(f"run it:  sieverl demo --algorithm {name}", highlight=False)
+
+
+def as_json(algorithm: Algorithm) -> JsonObject:
+    """What an algorithm is, its formula, what it needs, and its choice on each axis."""
+    from sieverl.algorithms.describe import describe, formula
+
+    return {
+        "about": algorithm.about,
+        "paper": algorithm.paper,
+        "formula": formula(algorithm),
+        "needs": sorted(algorithm.needs),
+        "axes": {axis: describe(getattr(algorithm, axis)) for axis in AXES},
+    }

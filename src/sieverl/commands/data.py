@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sieverl.options import comma_separated, key_values, parse_value
-
-ABOUT = "prepare datasets"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +15,7 @@ class Options:
     """The options of `sieverl data`; those below `action` are of `prepare`."""
 
     action: str
+    json: bool = False
     source: str = ""
     output: str = ""
     columns: str = ""
@@ -34,8 +34,9 @@ class Options:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands and options of `sieverl data`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="prepare|list")
-    actions.add_parser("list", help="the datasets and benchmarks that are known by name")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="prepare|list", help="what to do")
+    known = actions.add_parser("list", help="the datasets and benchmarks that are known by name")
+    known.add_argument("--json", action="store_true", help="print JSON instead of a table")
     prepare = actions.add_parser(
         "prepare",
         help="filter any source and write a Parquet file to train on",
@@ -76,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="must accept each gold answer (default: math, or the task's own scorer; none: no check)",
     )
     prepare.add_argument("--keep-duplicates", action="store_true", help="keep prompts that occur more than once")
+    prepare.add_argument("--json", action="store_true", help="print the counts as JSON instead of a table")
 
 
 def run(options: Options) -> None:
@@ -107,6 +109,9 @@ def _prepare(options: Options) -> None:
         ngram=options.ngram,
         keep_duplicates=options.keep_duplicates,
     )
+    if options.json:
+        print(json.dumps(asdict(report), indent=2, default=str))
+        return
     console = Terminal()
     console.print(report.source, soft_wrap=True, highlight=False)
     table = Table("rows", "")
@@ -129,6 +134,9 @@ def _list(options: Options) -> None:
     from sieverl.data.catalog import SOURCES
     from sieverl.display.terminal import Terminal
 
+    if options.json:
+        print(json.dumps({name: asdict(source) for name, source in SOURCES.items()}, indent=2, default=str))
+        return
     table = Table("name", "Hub dataset", "splits", "benchmark")
     for name, source in SOURCES.items():
         hub = f"{source.hub}:{source.config}" if source.config else source.hub

@@ -6,20 +6,22 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sieverl.assets import RECIPE
+from sieverl.commands.dry_run import check_recipe
+from sieverl.commands.keys import KEYS_USAGE
 from sieverl.commands.train import RunOptions, add_run_arguments, train_recipe
 from sieverl.errors import ExitCode
+from sieverl.options import parse_keys
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sieverl.recipe import Overrides, Recipe
-
-ABOUT = "train the shipped tiny model, in about three minutes on a laptop"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,25 +31,30 @@ class Options(RunOptions):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sieverl demo`."""
+    parser.usage = f"{parser.prog} {KEYS_USAGE}"
     add_run_arguments(parser)
 
 
 def run(options: Options) -> ExitCode:
     """Train the demo's recipe; at the end, show a response before and after."""
-    return train_recipe(recipe(options.changes(), options.resume), options.resume, options.display, ending=ending)
+    chosen = recipe(parse_keys(options.overrides), options.resume, os.environ)
+    if options.dry_run:
+        return check_recipe(chosen, options.resume)
+    return train_recipe(chosen, options.resume, options.display, ending=ending)
 
 
-def recipe(overrides: Overrides, resume: str = "auto") -> Recipe:
-    """The demo's recipe; without a run directory of the user's, the newest unfinished one or else a new one."""
+def recipe(overrides: Overrides, resume: str = "auto", environment: Mapping[str, str] | None = None) -> Recipe:
+    """The demo's recipe, changed; without a run directory given, the newest unfinished one or else a new one."""
     from sieverl.recipe import load
     from sieverl.run_dir import manifest
 
     changes = dict(overrides)
-    if "run_dir" in changes:
-        return load(RECIPE, changes)
+    whole = load(RECIPE, changes, environment)
+    if "run_dir" in whole.model_fields_set:
+        return whole
     made = sorted(Path("runs").glob("demo-*"), key=lambda p: p.stat().st_mtime)
     if made and resume != "never":
-        last = load(RECIPE, {**changes, "run_dir": str(made[-1])})
+        last = load(RECIPE, {**changes, "run_dir": str(made[-1])}, environment)
         steps = manifest.steps(made[-1] / "checkpoints")
         same = (made[-1] / "recipe.toml").is_file() and load(made[-1] / "recipe.toml") == last
         if same and steps and steps[-1] < last.steps:
@@ -55,7 +62,7 @@ def recipe(overrides: Overrides, resume: str = "auto") -> Recipe:
     number = 1
     while (fresh := Path("runs") / f"demo-{number}").exists():
         number += 1
-    return load(RECIPE, {**changes, "run_dir": str(fresh)})
+    return load(RECIPE, {**changes, "run_dir": str(fresh)}, environment)
 
 
 def called(argument: str | None = None) -> str:

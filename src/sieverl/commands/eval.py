@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from sieverl.data.chat import Style
 from sieverl.errors import UsageError
 from sieverl.evaluation.tasks import MAX_TOKENS, Task, TaskOptions, find_task
-from sieverl.files import check_writable, storing
+from sieverl.files import check_writable, storing, user_path
 from sieverl.options import comma_separated, key_values
 
 if TYPE_CHECKING:
@@ -26,35 +27,33 @@ if TYPE_CHECKING:
     from sieverl.run_dir.parts import Parts
 
 
-ABOUT = "measure a model on benchmarks (avg@k, pass@k, maj@k), or compare two results"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of `sieverl eval`; the help of each says what it is."""
 
-    model: str | None
-    benchmark: str | None
-    k: int | None
-    temperature: float | None
-    greedy: bool
-    top_p: float
-    top_k: int
-    max_tokens: int | None
-    limit: int | None
-    template: Style
-    system: str | None
-    suffix: str | None
-    seed: int
-    dtype: str
-    max_num_seqs: int
-    verifier: str | None
-    option: Sequence[str]
-    columns: str
-    split: str
-    source_option: Sequence[str]
-    output: str | None
-    compare: Sequence[str] | None
+    model: str | None = None
+    benchmark: str | None = None
+    k: int | None = None
+    temperature: float | None = None
+    greedy: bool = False
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int | None = None
+    limit: int | None = None
+    template: Style = "auto"
+    system: str | None = None
+    suffix: str | None = None
+    seed: int = 0
+    dtype: str = "float32"
+    max_num_seqs: int = 256
+    verifier: str | None = None
+    option: Sequence[str] = ()
+    columns: str = ""
+    split: str = "test"
+    source_option: Sequence[str] = ()
+    output: str | None = None
+    compare: Sequence[str] | None = None
+    json: bool = False
 
     @property
     def task(self) -> TaskOptions:
@@ -83,8 +82,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-k", type=int, metavar="N", help="responses a prompt (default: 4; with --greedy 1)")
     add("--temperature", type=float, help="default: 1.0")
     add("--greedy", action="store_true", help="the most likely token each time, one response a prompt")
-    add("--top-p", type=float, default=1.0, metavar="P")
-    add("--top-k", type=int, default=0, metavar="N")
+    add(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="sample from the likeliest tokens of this probability; default: 1, all",
+    )
+    add("--top-k", type=int, default=0, metavar="N", help="sample from the N likeliest tokens; default: 0, all")
     add("--max-tokens", type=int, metavar="N", help=f"longest response (default: {MAX_TOKENS}; demo: as in training)")
     add("--limit", type=int, metavar="N", help="the first N prompts only")
     add("--template", choices=("auto", "chat", "plain"), default="auto", help="default: chat where the model has one")
@@ -100,18 +105,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--source-option", action="append", default=[], metavar="KEY=VALUE", help="option of the source or task")
     add("--output", metavar="F.json", help="result file; a directory where there are several benchmarks")
     add("--compare", nargs=2, metavar=("A.json", "B.json"), help="the difference of two results, paired by prompt")
+    add("--json", action="store_true", help="print the scores as JSON on standard output, all else on standard error")
 
 
 def run(options: Options) -> None:
     """Compare two results, or measure a model on benchmarks and write what was measured."""
     from sieverl.display.terminal import Terminal
 
-    console = Terminal(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True, highlight=False, stderr=options.json)
     if options.compare:
         from sieverl.display.tables import compare
 
-        compare(Path(options.compare[0]), Path(options.compare[1]), console)
-        return
+        found: object = compare(Path(options.compare[0]), Path(options.compare[1]), console)
+    else:
+        found = [{**result, "rows": str(output)} for result, output in measure(options, console)]
+    if options.json:
+        print(json.dumps(found, indent=2))
+
+
+def measure(options: Options, console: Console) -> list[tuple[Result, Path]]:
+    """Measure a model on benchmarks: the result of each, and its file."""
     if not options.model or not options.benchmark:
         raise UsageError("sieverl eval takes --model M and --benchmark B,B,... (or --compare A.json B.json)")
     samples, temperature = sample_count(options)
@@ -120,7 +133,7 @@ def run(options: Options) -> None:
 
     path, run_dir = find_model(options.model)
     outputs = output_files(options.output, [task.name for task in tasks], Path(path) if run_dir else None, run_dir)
-    evaluate(options, tasks, path, outputs, (samples, temperature), console)
+    return evaluate(options, tasks, path, outputs, (samples, temperature), console)
 
 
 def sample_count(options: Options) -> tuple[int, float]:
@@ -154,7 +167,7 @@ def output_files(
         raise UsageError(
             f"two benchmarks are called {twice}; evaluate them one after the other, each with its --output"
         )
-    given = Path(output).expanduser() if output else None
+    given = user_path(output) if output else None
     named = given is not None and given.suffix == ".json" and not given.is_dir()
     if given and named:
         if len(names) > 1:
@@ -187,8 +200,8 @@ def evaluate(
     outputs: tuple[Sequence[Path], bool],
     sampled: tuple[int, float],
     console: Console,
-) -> None:
-    """Measure one benchmark after the other; each result is written as soon as it is there.
+) -> list[tuple[Result, Path]]:
+    """Measure one benchmark after the other: the result of each, and its file, written at once.
 
     `outputs` are those of `output_files`, `sampled` the responses a prompt and the temperature. What was sampled is
     kept beside each result until all are written, so the same command goes on from it.
@@ -208,6 +221,7 @@ def evaluate(
     console.print(f"{subject.policy.causal.config.model_type}: {subject.engine.ways}", style="dim")
     model, (samples, temperature), (places, named) = subject.about(), sampled, outputs
     results: list[Result] = []
+    written: list[Path] = []
     begun: list[Parts] = []
     for task, prompt_tokens, place in zip(tasks, tokens, places, strict=True):
         sampling = SamplingParams(task.max_tokens, subject.eos, temperature, options.top_p, options.top_k)
@@ -226,11 +240,13 @@ def evaluate(
         with storing("the result", output.parent):
             write(output, result)
         results.append(result)
+        written.append(output)
         show(result, output, console)
     if len(results) > 1:
         overview(results, console)
     for parts in begun:
         parts.remove()
+    return list(zip(results, written, strict=True))
 
 
 def say(console: Console, text: str) -> None:

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sieverl.commands.train import parse_overrides
+from sieverl.commands.keys import KEYS_USAGE, RECIPE_HELP, add_keys
 from sieverl.errors import ExitCode, UsageError, nearest
+from sieverl.options import parse_keys
 
 if TYPE_CHECKING:
     from sieverl.planning.machine import Machine
     from sieverl.planning.plan import Plan
     from sieverl.recipe import Recipe
 
-ABOUT = "say what a recipe needs on given GPUs, how long a step takes, and the fastest setting that fits"
 PROMPT_TOKENS = 256
 MOST_GPUS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of `sieverl plan`. `overrides` are `--dotted.key value` arguments, as they came."""
+    """The options of `sieverl plan`. `overrides` are keys of the recipe, as `--key=value`."""
 
-    recipe: str
+    recipe: Sequence[str]
     gpus: int
     gpu: str
     gpu_memory: float | None
@@ -44,8 +45,8 @@ class Options:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sieverl plan`."""
-    vars(parser)["takes_recipe"] = True
-    parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or a name of `sieverl recipes`")
+    parser.usage = f"{parser.prog} RECIPE.toml [RECIPE.toml ...] {KEYS_USAGE}"
+    parser.add_argument("recipe", nargs="+", metavar="RECIPE.toml", help=RECIPE_HELP)
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs, in nodes of 8 (default: 1)")
     parser.add_argument("--gpu", default="H100", metavar="NAME", help="H100 (default), H200, H20, B200, A100, ...")
     for name, unit, what in (
@@ -62,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tail", type=float, default=3.0, metavar="X", help="99th percentile / mean length; 3")
     parser.add_argument("--kept", type=float, metavar="SHARE", help="responses that are trained on; default: 0.5 or 1")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_keys(parser)
 
 
 def run(options: Options) -> ExitCode:
@@ -71,7 +73,7 @@ def run(options: Options) -> ExitCode:
     from sieverl.planning.plan import cheapest, choices
     from sieverl.recipe import load
 
-    plan = make_plan(load(options.recipe, parse_overrides(options.overrides)), options)
+    plan = make_plan(load(options.recipe, parse_keys(options.overrides), os.environ), options)
     found = choices(plan)
     best = cheapest(found, plan)
     if options.json:

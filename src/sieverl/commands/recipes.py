@@ -6,8 +6,6 @@ import argparse
 import sys
 from dataclasses import dataclass
 
-ABOUT = "list the shipped recipes, or print one, to be kept and changed"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -18,7 +16,7 @@ class Options:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sieverl recipes`."""
-    parser.add_argument("name", nargs="?", metavar="NAME")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="print this one, as TOML; default: list them all")
 
 
 def run(options: Options) -> None:

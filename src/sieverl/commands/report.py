@@ -13,7 +13,6 @@ from sieverl.errors import DataError, UsageError, first_line, nearest
 if TYPE_CHECKING:
     from sieverl.run_dir.saved import SavedRun
 
-ABOUT = "write what runs learned as one HTML file, without any script"
 NAME = "report.html"
 OUTPUT_HELP = f"default: {NAME} in the run's directory, for several runs in the current one"
 

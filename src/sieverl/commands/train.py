@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from sieverl.commands.dry_run import check_recipe
+from sieverl.commands.keys import KEYS_USAGE, RECIPE_HELP, add_keys
 from sieverl.errors import ExitCode, UsageError
+from sieverl.options import parse_keys
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,43 +22,36 @@ if TYPE_CHECKING:
     from sieverl.launch.work import Launcher
     from sieverl.recipe import Recipe
 
-ABOUT = "train a model from a recipe"
 Resume = Literal["auto", "never", "must"]
 RAY_OPTIONS = ("workers", "address", "max_failures")
 LAUNCHERS_HELP = "who starts the ranks: here (this process, or torchrun around it) or ray; default: here"
+RESUME_HELP = "go on from the checkpoint in the run directory: if there is one, never, or fail without; default: auto"
+DRY_RUN_HELP = (
+    "check everything but the weights; print the resolved recipe as TOML, with the first prompt, its tokens and the "
+    "memory of a rank as comments"
+)
 DISPLAYS = ("auto", "rich", "plain", "json", "none")
 DISPLAY_HELP = (
     "rich: a live view; plain: a line a step; json: the rows of metrics as JSON lines; none: errors alone; default: "
     "auto, which is rich on a terminal and plain elsewhere"
 )
-SHORTCUTS = ("run_dir", "algorithm", "steps", "seed", "dtype")  # keys of the recipe that are options of their own
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What `train` and `demo` have in common. `overrides` are `--dotted.key value` arguments, as they came."""
+    """What `train` and `demo` have in common. `overrides` are keys of the recipe, as `--key=value`."""
 
     resume: Resume
     display: str
+    dry_run: bool
     overrides: Sequence[str]
-    run_dir: str | None
-    algorithm: str | None
-    steps: str | None
-    seed: str | None
-    dtype: str | None
-
-    def changes(self) -> dict[str, str]:
-        """What the command line changes in the recipe: dotted key -> value."""
-        shortcuts = {key: value for key in SHORTCUTS if (value := getattr(self, key)) is not None}
-        return parse_overrides(self.overrides) | shortcuts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(RunOptions):
     """The options of `sieverl train`."""
 
-    recipe: str
-    overrides: Sequence[str]
+    recipe: Sequence[str]
     launcher: str
     workers: int | None
     address: str | None
@@ -64,7 +60,8 @@ class Options(RunOptions):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sieverl train`."""
-    parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or a name of `sieverl recipes`")
+    parser.usage = f"{parser.prog} RECIPE.toml [RECIPE.toml ...] {KEYS_USAGE}"
+    parser.add_argument("recipe", nargs="+", metavar="RECIPE.toml", help=RECIPE_HELP)
     parser.add_argument("--launcher", choices=tuple(LAUNCHERS), default="here", help=LAUNCHERS_HELP)
     ray = parser.add_argument_group("with --launcher ray")
     ray.add_argument("--workers", type=int, metavar="N", help="ranks, each with a GPU where there are some; default: 1")
@@ -75,16 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every command that trains."""
-    vars(parser)["takes_recipe"] = True
-    parser.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help="default: auto")
+    parser.add_argument("--resume", choices=("auto", "never", "must"), default="auto", help=RESUME_HELP)
+    parser.add_argument("--dry-run", action="store_true", help=DRY_RUN_HELP)
     parser.add_argument("--display", choices=DISPLAYS, default="auto", help=DISPLAY_HELP)
-    parser.add_argument(
-        "--run-dir",
-        metavar="DIR",
-        help="where the run is kept; default: run_dir of the recipe, else runs/NAME of its file",
-    )
-    for key, what in (("algorithm", "NAME"), ("steps", "N"), ("seed", "N"), ("dtype", "NAME")):
-        parser.add_argument(f"--{key}", metavar=what)
+    add_keys(parser)
 
 
 def run(options: Options) -> ExitCode:
@@ -92,10 +83,14 @@ def run(options: Options) -> ExitCode:
     from sieverl.recipe import load
     from sieverl.recipe.shipped import find
 
-    recipe = load(options.recipe, options.changes())
+    recipe = load(options.recipe, parse_keys(options.overrides), os.environ)
     if "run_dir" not in recipe.model_fields_set:
-        recipe = recipe.model_copy(update={"run_dir": f"runs/{find(options.recipe).stem}"})
-    return train_recipe(recipe, options.resume, options.display, LAUNCHERS[options.launcher](options))
+        name = "-".join(find(file).stem for file in options.recipe)
+        recipe = recipe.model_copy(update={"run_dir": f"runs/{name}"})
+    launch = LAUNCHERS[options.launcher](options)
+    if options.dry_run:
+        return check_recipe(recipe, options.resume)
+    return train_recipe(recipe, options.resume, options.display, launch)
 
 
 def _here(options: Options) -> None:
@@ -114,27 +109,6 @@ def _ray(options: Options) -> Launcher:
 
 
 LAUNCHERS: dict[str, Callable[[Options], Launcher | None]] = {"here": _here, "ray": _ray}
-
-
-def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """Dotted overrides in order: `--key value` and `--key=value`. Raises a UsageError for anything else.
-
-    >>> parse_overrides(["--train.lr", "1e-5", "--rollout.samples=8"])
-    {'train.lr': '1e-5', 'rollout.samples': '8'}
-    """
-    found: dict[str, str] = {}
-    rest = list(arguments)
-    while rest:
-        option = rest.pop(0)
-        if not option.startswith("--"):
-            raise UsageError(f"unexpected argument {option!r}; options are --dotted.key value")
-        key, equals, value = option[2:].partition("=")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise UsageError(f"{option} has no value; write {option} VALUE")
-            value = rest.pop(0)
-        found[key] = value
-    return found
 
 
 def train_recipe(

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from sieverl.verify.kept import chunk_keys, fingerprint, kept_verdicts
 from sieverl.verify.pool import Pool
 from sieverl.verify.verifier import stop_if_all_failed
 
-ABOUT = "score a file of responses against gold answers"
+Show = Callable[[Sequence[Verdict], Mapping[str, int], Path], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,22 +39,24 @@ class Options:
     memory_mb: int
     network: bool
     environment: str
+    json: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sieverl verify`."""
     add = parser.add_argument
-    add("--verifier", default="math", metavar="NAME")
+    add("--verifier", default="math", metavar="NAME", help="as verify.name of a recipe; default: math")
     add("--input", required=True, metavar="F.jsonl", help="rows with `gold` and `response`")
     add("--output", required=True, metavar="G.jsonl", help="the rows with `reward` and `status`")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the verifier")
-    add("--gold", default="gold", metavar="COLUMN")
-    add("--response", default="response", metavar="COLUMN")
-    add("--workers", type=int, default=2)
-    add("--timeout", type=float, default=5.0, metavar="SECONDS")
-    add("--memory-mb", type=int, default=1024)
+    add("--gold", default="gold", metavar="COLUMN", help="column of the gold answers, or COLUMN.FIELD; default: gold")
+    add("--response", default="response", metavar="COLUMN", help="column of the responses; default: response")
+    add("--workers", type=int, default=2, metavar="N", help="worker processes; default: 2")
+    add("--timeout", type=float, default=5.0, metavar="SECONDS", help="for a response; default: 5")
+    add("--memory-mb", type=int, default=1024, metavar="MIB", help="for a response; default: 1024")
     add("--network", action="store_true", help="the verifier may use the network")
     add("--environment", default="", metavar="NAME,NAME", help="environment variables that the verifier sees, too")
+    add("--json", action="store_true", help="print the counts as JSON instead of a table")
 
 
 def run(options: Options) -> None:
@@ -70,6 +72,7 @@ def run(options: Options) -> None:
         memory_mb=options.memory_mb,
         network=options.network,
         environment=comma_separated(options.environment),
+        show=as_json if options.json else report,
     )
 
 
@@ -83,14 +86,15 @@ def verify_file(
     memory_mb: int = 1024,
     network: bool = False,
     environment: Sequence[str] = (),
+    show: Show | None = None,
 ) -> Counter[Status]:
     """Score the rows of a JSONL or Parquet file and write them, in order, with the columns `reward` and `status`.
 
     `columns` names those of the gold answer and the response; `a.b` is the field `b` of the column `a`. `workers`
     and what follows are those of `Pool`. The output is written completely or not at all, as Parquet if its
     name ends in .parquet; until then the verdicts so far are kept beside it, and the same call goes on from them.
-    Returns the counts per status, which it also prints. Raises a DataError with file and line for a row that cannot be
-    used, and an Alarm, after writing, if every row is an error.
+    Returns the counts per status, which `show` prints (by default as a table). Raises a DataError with file and line
+    for a row that cannot be used, and an Alarm, after writing, if every row is an error.
     """
     source, target = Path(input), Path(output)
     if target.is_dir() or not target.parent.is_dir():
@@ -106,7 +110,7 @@ def verify_file(
     with storing("the scored rows", target.parent):
         atomic_write(target, lambda path: write(path, scored, parquet=target.suffix == ".parquet"))
     parts.remove()
-    report(verdicts, reasons, target)
+    (show or report)(verdicts, reasons, target)
     stop_if_all_failed([verdict.status for verdict in verdicts], reasons)
     return Counter(verdict.status for verdict in verdicts)
 
@@ -178,3 +182,16 @@ def report(verdicts: Sequence[Verdict], reasons: Mapping[str, int], target: Path
     for reason, count in Counter(reasons).most_common(3):
         console.print(f"{count} x {reason}", highlight=False)
     console.print(f"written to {target}", highlight=False, soft_wrap=True)
+
+
+def as_json(verdicts: Sequence[Verdict], reasons: Mapping[str, int], target: Path) -> None:
+    """The same as `report`, as JSON."""
+    counts = Counter(verdict.status for verdict in verdicts)
+    about = {
+        "responses": len(verdicts),
+        "reward_mean": sum(verdict.reward for verdict in verdicts) / max(1, len(verdicts)),
+        "statuses": {status.value: counts[status] for status in Status},
+        "reasons": dict(reasons),
+        "output": str(target),
+    }
+    print(json.dumps(about, indent=2))

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from sieverl.errors import DataError, ExitCode, UsageError
 
-ABOUT = "look at runs in a browser: curves, groups of responses, tokens, verdicts"
 PORT, TRIES = 7133, 50
 HOST = "127.0.0.1"
 

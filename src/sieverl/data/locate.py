@@ -11,6 +11,7 @@ from sieverl.data.answers import extractor
 from sieverl.data.catalog import SOURCES, DatasetSpec
 from sieverl.data.local import SUFFIXES
 from sieverl.errors import DataError, UsageError, nearest
+from sieverl.files import user_path
 
 _HUB = re.compile(r"(?P<hub>[\w.-]+/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 _OPTIONS = ("path", "revision", "config", "extract", "bad_rows")
@@ -57,7 +58,7 @@ def locate(source: str, options: Mapping[str, object]) -> DatasetRef:
     if "extract" in options:
         ref = replace(ref, spec=replace(ref.spec, extract=extractor(str(options["extract"]))))
     if "path" in options:
-        return replace(ref, path=Path(str(options["path"])).expanduser(), hub=None)
+        return replace(ref, path=user_path(str(options["path"])), hub=None)
     config, revision = options.get("config", ref.config), options.get("revision", ref.revision)
     return replace(ref, config=_text(config), revision=_text(revision))
 
@@ -67,9 +68,9 @@ def _locate(source: str) -> DatasetRef:
     if name in SOURCES:
         spec = SOURCES[name]
         if at and _is_path(rest):
-            return DatasetRef(source, spec, name, path=Path(rest).expanduser(), config=spec.config)
+            return DatasetRef(source, spec, name, path=user_path(rest), config=spec.config)
         return DatasetRef(source, spec, name, hub=spec.hub, config=spec.config, revision=rest or None)
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.exists() or path.suffix.lower() in SUFFIXES:
         return DatasetRef(source, path=path)
     if match := _HUB.fullmatch(source):
@@ -87,5 +88,5 @@ def _text(value: object) -> str | None:
 
 
 def _is_path(text: str) -> bool:
-    path = Path(text).expanduser()
+    path = user_path(text)
     return path.exists() or path.suffix.lower() in SUFFIXES or ("/" in text and not text.startswith("refs/"))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sieverl.data import filters
 from sieverl.data.catalog import BENCHMARKS, SOURCES
@@ -19,8 +19,9 @@ from sieverl.data.locate import locate
 from sieverl.data.rows import Dropped
 from sieverl.data.source import Loaded, Origin, read
 from sieverl.errors import DataError, UsageError, first_line
-from sieverl.files import atomic_write, storing, write_text
+from sieverl.files import atomic_write, storing, user_path, write_text
 from sieverl.run_dir.parts import Parts
+from sieverl.text import storable
 from sieverl.types import Prompt, Tokenizer, Verdict
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def prepare(  # the parameters are the options of `sieverl data prepare`, hence 
     gold answer, is a name or a table as in a recipe, "auto" (math, or a task's own scorer) or None for no check. Raises
     DataError if no prompt is left, UsageError for options.
     """
-    path = _checked_output(Path(output).expanduser(), source)
+    path = _checked_output(user_path(output), source)
     template = template or Template()
     filtering: list[Filter] = [_with_answer]
     if not keep_duplicates:
@@ -182,11 +183,20 @@ def _data_source(source: str) -> str:
 def _checked_output(path: Path, source: str) -> Path:
     if path.suffix.lower() != ".parquet":
         raise UsageError(f"the output is {path}; it must end with .parquet")
-    if path.exists() and str(path.resolve()) == str(Path(source.rpartition("@")[2]).expanduser().resolve()):
+    if path.exists() and str(path.resolve()) == str(user_path(source.rpartition("@")[2]).resolve()):
         raise UsageError(f"the output {path} is the source itself; give another name")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise UsageError(f"cannot write to the directory {path.parent}; make it, or give another output")
     return path
+
+
+def _storable(value: Any) -> Any:
+    """The same with no half character, in a split or a system prompt of a command line in another encoding, say."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return {key: _storable(inner) for key, inner in value.items()}
+    return [_storable(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _write(path: Path, rows: list[dict[str, object]], about: Mapping[str, object]) -> None:
@@ -198,7 +208,7 @@ def _write(path: Path, rows: list[dict[str, object]], about: Mapping[str, object
     extra = pa.struct([("split", pa.string()), ("index", pa.int64()), ("columns", pa.string())])
     fields = {"data_source": pa.string(), "prompt": chat, "ability": pa.string(), "reward_model": rule}
     schema = pa.schema({**fields, "extra_info": extra}, metadata={"sieverl": json.dumps(about, default=str)})
-    table = pa.Table.from_pylist(rows, schema)
+    table = pa.Table.from_pylist([_storable(row) for row in rows], schema)
     atomic_write(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 

@@ -12,6 +12,8 @@ from sieverl.data.locate import DatasetRef
 from sieverl.errors import DataError, nearest
 from sieverl.types import Prompt, Row
 
+NO_ANSWER = ", or answer= (nothing) where a reward of your own needs none"
+
 
 @dataclass(frozen=True)
 class Dropped:
@@ -29,7 +31,8 @@ def make_prompts(
 ) -> tuple[list[Prompt], list[Dropped]]:
     """The prompts of a source's rows, and the rows that cannot be used.
 
-    `columns` are the columns of the `prompt` and the `answer`, where the user names them. Raises DataError if there is
+    `columns` are the columns of the `prompt` and the `answer`, where the user names them; `answer = ""` says that there
+    is none, and none is needed. Raises DataError if there is
     no such column, or no usable row.
     """
     if not raws:
@@ -38,7 +41,7 @@ def make_prompts(
     if not rows:
         raise DataError(f"{raws[0].where}: {raws[0].problem}; not one row of {ref.source} can be read")
     prompt_column = _find_column("prompt", rows, columns, ref.spec.prompt)
-    answer_column = _find_column("answer", rows, columns, ref.spec.answer)
+    answer_column = "" if columns.get("answer") == "" else _find_column("answer", rows, columns, ref.spec.answer)
     prompts: list[Prompt] = []
     dropped: list[Dropped] = []
     for number, raw in enumerate(raws):
@@ -74,6 +77,8 @@ def _make_prompt(
         messages, text = None, "" if missing else str(question)
     if not text.strip():
         return Dropped(number, raw.where, "empty prompt", f"column {prompt_column!r} is empty", row)
+    if not answer_column:
+        return Prompt(number, text, row, messages)
     given = column_value(row, answer_column)
     gold = extract(given)
     if gold is None or gold.lower() in reject:
@@ -143,5 +148,5 @@ def _find_column(role: str, rows: Sequence[Row], given: Mapping[str, str], candi
         )
     raise DataError(
         f"no column that could be the {role}: looked for {', '.join(candidates)}; there is: {', '.join(names)}; "
-        f"say which with {role}=COLUMN"
+        f"say which with {role}=COLUMN{NO_ANSWER if role == 'answer' else ''}"
     )

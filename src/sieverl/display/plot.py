@@ -3,24 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sieverl.run_dir.metrics import MetricsLog
 from sieverl.types import Metrics
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STYLE: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+SIZE = (7.2, 4.0)  # inches
+
 
 def curve(run_dir: Path) -> Path:
-    """Write `curve.png`: accuracy on sampled and held-out prompts, kept fraction, the mean reward where it differs."""
+    """Write `curve.png`, the learning curve, and return where it is."""
+    learning_curve(MetricsLog(run_dir / "metrics.jsonl").rows()).savefig(run_dir / "curve.png", dpi=130)
+    return run_dir / "curve.png"
+
+
+def draw(series: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> Figure:
+    """A chart of metrics: name -> steps and values."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.subplots()
+        for name, (steps, values) in series.items():
+            axes.plot(steps, values, linewidth=1.6, marker="o" if len(steps) < 30 else None, markersize=3, label=name)
+        axes.set(xlabel="step")
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure
+
+
+def learning_curve(rows: Sequence[Metrics]) -> Figure:
+    """Accuracy on sampled and held-out prompts, kept fraction, the mean reward where it differs."""
     import matplotlib as mpl
     import numpy as np
     from matplotlib.figure import Figure
 
-    rows = MetricsLog(run_dir / "metrics.jsonl").rows()
     steps = [r for r in rows if "reward/accuracy" in r]
     held = [(r, k) for r in rows for k, v in r.items() if k.startswith("eval/") and "/avg@" in k and v is not None]
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
         limits = 0.0, 1.0
         if steps:
@@ -52,8 +80,7 @@ def curve(run_dir: Path) -> Path:
         axes.grid(alpha=0.25)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-        figure.savefig(run_dir / "curve.png", dpi=130)
-    return run_dir / "curve.png"
+    return figure
 
 
 def column(rows: Iterable[Metrics], key: str) -> list[float]:

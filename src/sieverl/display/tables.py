@@ -10,6 +10,7 @@ from rich.table import Table
 
 from sieverl.errors import UsageError
 from sieverl.evaluation.results import Result, common, differences, paired, read
+from sieverl.types import ROUNDING, JsonObject
 
 SHARES = {
     "truncated": "truncated at max_tokens",
@@ -32,6 +33,10 @@ def show(result: Result, path: Path, console: Console) -> None:
         table.add_row(name, f"{score['value']:.1%}", f"{score['low']:.1%} to {score['high']:.1%}")
     table.add_section()
     table.add_row("mean response length, tokens", f"{result['shares']['length_mean']:.1f}", "")
+    average = result["scores"][f"avg@{sampling['k']}"]["value"]
+    mean = result["shares"].get("reward_mean", average)
+    if abs(mean - average) > ROUNDING:  # a graded reward, or a sum
+        table.add_row("mean reward", f"{mean:.4f}", "")
     for key, title in SHARES.items():
         if result["shares"][key] or key in ("truncated", "no_answer"):
             table.add_row(title, f"{result['shares'][key]:.1%}", "")
@@ -66,8 +71,8 @@ def overview(results: Sequence[Result], console: Console) -> None:
 # --- comparison -------------------------------------------------------------------------------------
 
 
-def compare(first: Path, second: Path, console: Console) -> None:
-    """Print the difference of two results on the prompts that both have, and the settings that differ."""
+def compare(first: Path, second: Path, console: Console) -> JsonObject:
+    """Print how two results differ on the prompts that both have, and the settings that differ; the same as JSON."""
     a, b = read(first), read(second)
     rows = common(a, b)
     if not rows:
@@ -90,13 +95,19 @@ def compare(first: Path, second: Path, console: Console) -> None:
     for column in ("", "A", "B", "B - A", "95% interval"):
         table.add_column(column, justify="right" if column else "left")
     found = paired(rows, a["sampling"]["k"], b["sampling"]["k"])
+    scores = {
+        name: {"a": left, "b": right, "difference": right - left, "interval": list(interval[1:]) if interval else None}
+        for name, (left, right, interval) in found.items()
+    }
+    told_apart = {"prompts": len(rows), "differences": list(differences(a, b)), "scores": scores}
     for name, (left, right, interval) in found.items():
         width = f"{interval[1]:+.1%} to {interval[2]:+.1%}" if interval else "no prompt differs"
         table.add_row(name, f"{left:.1%}", f"{right:.1%}", f"{right - left:+.1%}", width)
     console.print(table)
     if found["avg"][2] is None:
         console.print("no prompt differs in avg: these prompts cannot tell A from B")
-        return
+        return told_apart
     mean, low, high = found["avg"][2]
     told = "the interval of avg contains 0: these prompts cannot tell A from B"
     console.print(told if low <= 0 <= high else f"{'B' if mean > 0 else 'A'} is better: the interval of avg excludes 0")
+    return told_apart

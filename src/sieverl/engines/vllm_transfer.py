@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sieverl.engines.vllm_client import Server
 from sieverl.errors import EngineError, UsageError, first_line
+from sieverl.files import user_path
 
 Weights = Callable[[], Iterator[tuple[str, Tensor]]]
 """Gives the whole tensors one by one; every rank must run through them at the same time."""
@@ -31,7 +32,7 @@ class SharedDirectory:
     """Weights as safetensors in a directory that servers see under the same path; the newest stay there."""
 
     def __init__(self, path: str, dtype: torch.dtype, rank: int) -> None:
-        self.path, self.dtype, self.rank = Path(path).expanduser().absolute(), dtype, rank
+        self.path, self.dtype, self.rank = user_path(path).absolute(), dtype, rank
         self._last: Path | None = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,7 @@ class Record:
     lengths: tuple[int, ...]
     statuses: tuple[Status, ...]
     answers: tuple[str | None, ...]
+    rewards: tuple[float, ...]
 
     @property
     def majority(self) -> bool:
@@ -40,7 +41,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores with 95% intervals (`avg@k`, `pass@j`, `maj@k`), and shares of all responses (and their mean length)."""
+    """Scores with 95% intervals (`avg@k`, `pass@j`, `maj@k`), shares of all responses, their mean length and reward."""
 
     scores: Mapping[str, Interval]
     shares: Mapping[str, float]
@@ -120,6 +121,7 @@ def record(scored: Sequence[Scored], answer_of: AnswerReader) -> Record:
         tuple(len(s.rollout.tokens) for s in scored),
         tuple(s.verdict.status for s in scored),
         tuple(None if s.verdict.status in silent else answer_of(s.text) for s in scored),
+        tuple(s.verdict.reward for s in scored),
     )
 
 
@@ -130,6 +132,7 @@ def summarise(records: Sequence[Record]) -> Summary:
     majority_P = np.array([one.majority for one in records])
     statuses = [status for one in records for status in one.statuses]
     shares = {"length_mean": float(np.mean([one.lengths for one in records]))}
+    shares["reward_mean"] = float(np.mean([one.rewards for one in records]))
     counted = (Status.TRUNCATED, Status.NO_ANSWER, Status.VERIFIER_TIMEOUT, Status.VERIFIER_ERROR)
     shares |= {status.value: statuses.count(status) / len(statuses) for status in counted}
     return Summary(scores(correct_P, majority_P, samples), shares)

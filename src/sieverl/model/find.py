@@ -10,6 +10,7 @@ import torch
 
 from sieverl.assets import BASE
 from sieverl.errors import DataError
+from sieverl.files import user_path
 from sieverl.model.files import local_folder
 from sieverl.model.load import base_model_of_adapters, choose_device, load_policy, load_tokenizer
 from sieverl.model.policy import Policy
@@ -24,7 +25,7 @@ def find_model(name: str) -> tuple[str, Path | None]:
     """
     if name == "base":
         return str(BASE), None
-    path = Path(name).expanduser()
+    path = user_path(name)
     if not path.is_dir():
         if path.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
             raise DataError(f"there is no model {name}: give a directory, a run, a Hub id (org/name) or `base`")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sieverl.errors import UsageError
+from sieverl.files import user_path
 from sieverl.planning.memory import NF4_BYTES
 from sieverl.planning.setting import setting_of
 from sieverl.planning.shape import Shape, cached_shape
@@ -74,7 +75,7 @@ def surely_needed(recipe: Recipe, parameters: int, shape: Shape | None, ranks: i
 def model_size(path: str) -> tuple[int, Shape | None] | None:
     """Parameters of a model and, for a known family, its shape, without the network; None where nothing is known."""
     shape = cached_shape(path)
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     if folder.is_dir() and (counted := count_parameters(folder)):
         return counted, shape if shape and shape.parameters == counted else None
     return (shape.parameters, shape) if shape else None

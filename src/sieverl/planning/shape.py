@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from sieverl.errors import UsageError, nearest
+from sieverl.files import user_path
 from sieverl.types import JsonObject
 
 # Families whose decoder layer is attention (q, k, v, o) and a gated MLP (gate, up, down), and nothing else.
@@ -168,7 +169,7 @@ def _plain(name: str) -> str:
 
 def find_shape(name: str) -> Shape:
     """The shape of a local model directory, a `config.json`, a built-in name, or a Hub id (its `config.json` only)."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_file():
         return from_config(_read(path), name)
     if path.is_dir():
@@ -180,7 +181,7 @@ def find_shape(name: str) -> Shape:
 
 def cached_shape(name: str) -> Shape | None:
     """The same without the network; None for a model whose sizes are not known that way."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     try:
         if path.is_dir():
             return from_config(_read(path / "config.json"), name)

@@ -1,6 +1,7 @@
 """The recipe: everything that a run depends on."""
 
-from sieverl.recipe.recipe import RENAMED, Overrides, Recipe, build, keys, load, to_toml
+from sieverl.recipe.load import RENAMED, Overrides, build, load
+from sieverl.recipe.recipe import Recipe, keys, to_toml
 from sieverl.recipe.tables import AlarmSetting, Checkpoint, Data, Evaluate, Rollout, Train
 
 __all__ = [

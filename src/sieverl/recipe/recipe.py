@@ -1,25 +1,18 @@
 """The recipe: a TOML file whose every key is also a command-line option (`--train.lr 1e-5`). Frozen and validated.
 
-Unknown keys name the nearest known one; sizes that cannot work are refused here, with the arithmetic, before anything
-loads.
+Sizes that cannot work are refused here, with the arithmetic, before anything loads.
 """
 
 from __future__ import annotations
 
 import math
-import tomllib
-from collections.abc import Container, Iterator, Mapping
-from pathlib import Path
-from typing import Literal, get_origin
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import tomli_w
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from sieverl.errors import UsageError, first_line
-from sieverl.options import comma_separated, key_values, parse_value
-from sieverl.recipe.names import meant
-from sieverl.recipe.shipped import find
 from sieverl.recipe.tables import (
     Alarms,
     Axes,
@@ -27,27 +20,28 @@ from sieverl.recipe.tables import (
     Data,
     Distributed,
     Evaluate,
+    JsonObject,
     Model,
     Rollout,
     Table,
     Train,
     Verify,
 )
-from sieverl.types import JsonObject
+from sieverl.text import storable
 
-# old key -> new key
-RENAMED = {
-    "axes.over": "axes.denominator",
-    "axes.penalty_over": "axes.penalty_denominator",
-    "rollout.max_rows": "rollout.max_num_seqs",
-}
-RENAMED_VALUES = {"train.reference": {"start": "initial"}}
 LARGEST = 2**63 - 1  # whole number of TOML
-Overrides = Mapping[str, object]  # dotted key -> value, or text that is parsed to one
 
 
 class Recipe(Table):
-    """Everything that a run depends on."""
+    """Everything that a run depends on.
+
+    >>> from sieverl.recipe import build
+    >>> build({"algorithm": "grpo"}, {"train.lr": 1e-5}).train.lr
+    1e-05
+    >>> Recipe(steps=-1)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    pydantic_core._pydantic_core.ValidationError: ...
+    """
 
     algorithm: str = Field("reinforce_rej", description="a name of `sieverl algorithms`, or FILE.py:NAME")
     steps: int = Field(100, ge=0, description="steps of sampling and learning")
@@ -107,7 +101,13 @@ class Recipe(Table):
             raise ValueError(
                 f"distributed.{key} is an option of sharding; set distributed.strategy = 'fsdp', or leave it out"
             )
-        for key, value in _numbers(self.model_dump()):
+        for key, value in _leaves(self.model_dump()):
+            if isinstance(value, str):
+                if storable(value) != value:
+                    raise ValueError(
+                        f"{key} = {value!a} is no text in UTF-8, which recipe.toml could hold; write it anew"
+                    )
+                continue
             if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
                 raise ValueError(f"{key} is a number of over 64 bits; give a smaller one")
             if not math.isfinite(value):
@@ -139,65 +139,14 @@ class Recipe(Table):
             )
 
 
-def _numbers(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Every number with its dotted key, also inside tables and lists."""
+def _leaves(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float | str]]:
+    """Every number and text with its dotted key, also inside tables and lists."""
     for key, value in table.items():
         for one in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(one, int | float):
+            if isinstance(one, int | float | str):
                 yield f"{prefix}{key}", one
             elif isinstance(one, Mapping):
-                yield from _numbers(one, f"{prefix}{key}.")
-
-
-def load(path: str | Path, overrides: Overrides | None = None) -> Recipe:
-    """The recipe in a TOML file, or a shipped one by name, with dotted `overrides` on top.
-
-    Raises a UsageError that names the key.
-    """
-    file = find(path)
-    try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError of another kind
-        raise UsageError(f"{path} is not valid TOML: {first_line(error)}") from error
-    return build(tables, overrides, str(path))
-
-
-def build(tables: Mapping[str, object], overrides: Overrides | None = None, where: str = "recipe") -> Recipe:
-    """A checked recipe from nested tables and dotted overrides.
-
-    >>> build({"train": {"lr": 1e-5}}, {"rollout.samples": "4"}).rollout.samples
-    4
-    """
-    merged: JsonObject = {k: dict(v) if isinstance(v, Mapping) else v for k, v in tables.items()}
-    for key, value in (overrides or {}).items():
-        _set(merged, key.replace("-", "_"), value)
-    try:
-        return Recipe.model_validate(merged)
-    except ValidationError as error:
-        given = {key.replace("-", "_") for key in overrides or {}}
-        raise UsageError(_explain(error, where, given)) from error
-
-
-def _set(tables: JsonObject, dotted: str, value: object) -> None:
-    *path, last = dotted.split(".")
-    for part in path:
-        inner = tables.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise UsageError(f"--{dotted}: {part} is a value, not a table")
-        tables[part] = inner = dict(inner)
-        tables = inner
-    tables[last] = _parsed(dotted, value) if isinstance(value, str) else value
-
-
-def _parsed(dotted: str, text: str) -> object:
-    """The value of an option: as TOML has it, and `a,b` for a list, `a=b,c=d` for a table."""
-    kind = get_origin(next((field.annotation for name, field in keys() if name == dotted), None))
-    value = parse_value(text)
-    if isinstance(value, str) and kind is dict and "=" in text:
-        return key_values(comma_separated(text), f"--{dotted}")
-    if isinstance(value, str) and kind in (tuple, list) and "," in text:
-        return [parse_value(part) for part in comma_separated(text)]
-    return value
+                yield from _leaves(one, f"{prefix}{key}.")
 
 
 def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -208,31 +157,6 @@ def keys(model: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[st
             yield from keys(kind, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
-
-
-def _explain(error: ValidationError, where: str, given: Container[str] = ()) -> str:
-    """The first fault of a recipe in a line; of an option in `given` that option is named, and not the file."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    parents = [".".join(map(str, first["loc"][:n])) for n in range(len(first["loc"]), 0, -1)]
-    option = next((name for name in parents if name in given), None)
-    where = where if option is None else f"--{option}"
-    if first["type"] == "extra_forbidden" and key in RENAMED:
-        return f"{where}: {key} is now called {RENAMED[key]}"
-    if new := RENAMED_VALUES.get(key, {}).get(str(first["input"])):
-        return f"{where}: {key} = {first['input']!r} is now called {new!r}"
-    if first["type"] == "extra_forbidden":
-        known = [name for name, _ in keys()]
-        return f"{where}: there is no key {key!r}.{meant(key, known)} `sieverl train --help` lists them all"
-    message = first["msg"].removeprefix("Value error, ")
-    named = f"{key}: " if key and key != option else ""
-    return f"{where}: {named}{message[:1].lower()}{message[1:]}" + (f" (got {_short(first['input'])})" if key else "")
-
-
-def _short(value: object) -> str:
-    """A value of the user's as it was given, if it is not too long for a message."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -67,13 +67,28 @@ def shown(value: object) -> str:
     return "" if value in (None, {}) else str(value)
 
 
-def help_lines() -> list[str]:
-    """Two lines a key for the help of `train`, at most 80 columns each where the sentence allows it."""
-    out = []
-    for key in reference():
-        default = f" (default: {key.default})" if key.default else ""
-        out += [f"  --{key.name} {key.kind}", f"        {key.about}{default}"]
-    return out
+def option(key: str) -> str:
+    """The option that sets a key.
+
+    >>> option("run_dir"), option("train.max_grad_norm")
+    ('--run-dir', '--train.max_grad_norm')
+    """
+    return f"--{key if '.' in key else key.replace('_', '-')}"
+
+
+def tables() -> dict[str, str]:
+    """What each table of the recipe is for, by name."""
+    kinds = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    return {name: kind.__doc__ or "" for name, kind in kinds.items() if isinstance(kind, type) and kind.__doc__}
+
+
+def choices(kind: str) -> tuple[str, ...]:
+    """The values that a key can have, where they can be listed.
+
+    >>> choices("a|b"), choices("float")
+    (('a', 'b'), ())
+    """
+    return tuple(kind.split("|")) if "|" in kind else ()
 
 
 def markdown() -> str:
@@ -89,3 +104,18 @@ def markdown() -> str:
         kind = key.kind.replace("|", r"\|")
         out.append(f"| `{key.name}` | {kind} | {f'`{key.default}`' if key.default else ''} | {key.about} |")
     return "\n".join(out).strip() + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a recipe's TOML file; every key is optional, and a rule may be a word.
+
+    >>> schema()["properties"]["steps"]["description"]
+    'steps of sampling and learning'
+    """
+    found = Recipe.model_json_schema()
+    rule = found["$defs"]["AlarmSetting"]
+    del rule["required"]  # a rule that gives some keys keeps the others
+    for name, key in found["$defs"]["Alarms"]["properties"].items():
+        if "$ref" in key:
+            found["$defs"]["Alarms"]["properties"][name] = {"anyOf": [{"$ref": key["$ref"]}, rule["properties"]["do"]]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sieverl.types import JsonObject
-
+JsonObject = dict[str, Any]  # as in sieverl.types, which imports NumPy: help needs none
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from sieverl.algorithms.algorithm import Algorithm
 from sieverl.algorithms.axes import inapplicable, with_axes
@@ -13,6 +12,7 @@ from sieverl.algorithms.trial import try_out
 from sieverl.distributed.world import World
 from sieverl.engines.registry import ENGINES, OPTIONS
 from sieverl.errors import DataError, UsageError
+from sieverl.files import user_path
 from sieverl.model.load import choose_device
 from sieverl.recipe import Recipe
 from sieverl.types import Prompt
@@ -106,7 +106,7 @@ def check_verifier(recipe: Recipe) -> None:
     is_graded(recipe.verify.spec)
     name = recipe.verify.name
     source = name.rpartition(":")[0]
-    if source.endswith(".py") and not Path(source).expanduser().is_file():
+    if source.endswith(".py") and not user_path(source).is_file():
         raise UsageError(f"verify.name is {name!r}, and {source} is not a file; write FILE.py:NAME")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
+from sieverl.algorithms.algorithm import Algorithm
 from sieverl.assets import BASE
-from sieverl.distributed.world import init_distributed
+from sieverl.distributed.world import World, init_distributed
 from sieverl.engines.builtin import supported_ways
 from sieverl.files import check_writable
 from sieverl.model.files import check_attention
@@ -21,7 +23,7 @@ from sieverl.training.ahead import restore_queue
 from sieverl.training.checks import build_pool, check_verifier, check_world, chosen_algorithm, left_out
 from sieverl.training.memory import check_fits, with_halved
 from sieverl.training.models import build_engine, build_learner, build_policy, initial_policy, set_threads, shard
-from sieverl.training.prompts import Say, prompt_sets, read_data, render_data
+from sieverl.training.prompts import Say, TrainingData, prompt_sets, read_data, render_data
 from sieverl.training.resume import (
     Resume,
     check_same_data,
@@ -46,7 +48,17 @@ def prepare(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> Run:
     return run
 
 
-def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
+class Checked(NamedTuple):
+    """A recipe of which all was checked that needs no model, and what was read for that."""
+
+    recipe: Recipe
+    algorithm: Algorithm
+    data: TrainingData
+    world: World
+
+
+def check(recipe: Recipe, resume: Resume, say: Say) -> Checked:
+    """Check all that needs no model. Raises a UsageError or DataError for what cannot work."""
     recipe = with_halved(recipe, resume, say)
     algorithm = chosen_algorithm(recipe)
     check_verifier(recipe)
@@ -61,6 +73,11 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     check_shared(Path(recipe.run_dir), world)
     check_same_prompts([*data.train, *data.heldout], world)
     check_fits(recipe, world)
+    return Checked(recipe, algorithm, data, world)
+
+
+def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
+    recipe, algorithm, data, world = check(recipe, resume, say)
     lock = Lock()
     undo.callback(lock.close)
     if world.rank == 0 and Path(recipe.run_dir).is_dir():

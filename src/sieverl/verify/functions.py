@@ -14,7 +14,7 @@ from typing import Any
 
 from sieverl.errors import DataError, UsageError, nearest
 from sieverl.types import Row, Verdict
-from sieverl.userfile import load_file
+from sieverl.userfile import GIVEN, given, load_file
 from sieverl.verify import extract
 from sieverl.verify.guard import guard_reasoning_gym
 from sieverl.verify.limits import IMPORT_MB
@@ -47,6 +47,10 @@ def function(path: str, correct_from: float = 1.0) -> Verifier:
 
 def load_function(path: str) -> Callable[..., object]:
     """The function that `file.py:name` or `module:name` names. Raises UsageError if it cannot be loaded or used."""
+    if path.startswith(GIVEN):
+        found = given(path)
+        assert callable(found)
+        return found
     source, _, name = path.rpartition(":")
     try:
         module = load_file(source) if source.endswith(".py") else load_module(source)

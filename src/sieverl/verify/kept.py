@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from sieverl.files import user_path
 from sieverl.run_dir.parts import Parts, digest_of
 from sieverl.run_dir.versions import versions
 from sieverl.types import JsonObject, Row, Status, Verdict
@@ -80,7 +81,7 @@ def user_files(value: object) -> list[Path]:
     if isinstance(value, list | tuple):
         return [file for item in value for file in user_files(item)]
     source = value.rpartition(":")[0] if isinstance(value, str) else ""
-    file = Path(source).expanduser() if source.endswith(".py") else _module_file(source)
+    file = user_path(source) if source.endswith(".py") else _module_file(source)
     return [file] if file and file.is_file() else []
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from sieverl.errors import UsageError
 from sieverl.text import storable
 from sieverl.types import Progress, Row, Status, Verdict, unwatched
+from sieverl.verify.forked import fork, names_given
 from sieverl.verify.process import LOAD_S, START_S, GarbledError, Message, Worker, fatal_error, parse_verdict
 from sieverl.verify.registry import make_verifier
 from sieverl.verify.verifier import REFUSED, Spec
@@ -73,7 +74,7 @@ class Pool:
         self.timeouts = self.errors = self.restarts = 0
         self.reasons: Counter[str] = Counter()
         self._config: Message = {"spec": spec, "timeout_s": timeout_s, "memory_mb": memory_mb, "network": network}
-        self._environment = tuple(environment)
+        self._environment, self._forks = tuple(environment), any(names_given(spec))
         self._limit, self._timeout_s = workers, timeout_s
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
@@ -187,7 +188,7 @@ class Pool:
                 self._discard(worker)
 
     def _start(self) -> Worker:
-        worker = Worker(self._environment)
+        worker = Worker(self._environment, fork if self._forks else None)
         with self._changed:
             self._workers.add(worker)
             closed = self._closed

@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -37,6 +38,21 @@ INHERITED = re.compile(
 ROUNDS = 100  # most times to look for processes to kill, 10 ms apart
 
 
+class Process(Protocol):
+    """What is used of a `subprocess.Popen`."""
+
+    pid: int
+    returncode: int | None
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+    def kill(self) -> None: ...
+
+
+Start = Callable[[socket.socket, Mapping[str, str]], Process]
+
+
 class GarbledError(Exception):
     """A line that is no reply to the request: something other than the worker writes to its channel."""
 
@@ -47,8 +63,11 @@ class Worker:
     Every request has an id, the worker's random mark and a number, and its reply has the same id.
     """
 
-    def __init__(self, variables: Sequence[str] = ()) -> None:
-        """Start it. `variables` are the names of environment variables that it has beside the usual ones."""
+    def __init__(self, variables: Sequence[str] = (), start: Start | None = None) -> None:
+        """Start it. `variables` are the names of environment variables that it has beside the usual ones.
+
+        `start` makes the process, from its end of the socket and its environment; by default a new Python.
+        """
         ours, theirs = socket.socketpair()
         self.mark = secrets.token_hex(8)
         # The worker must find this package, however this process did; -P keeps user files from shadowing modules.
@@ -62,10 +81,7 @@ class Worker:
             MARK: self.mark,
         }
         with theirs:
-            command = [sys.executable, "-P", "-m", "sieverl.verify.worker"]
-            self.process = subprocess.Popen(
-                command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=env, start_new_session=True
-            )
+            self.process = (start or new_python)(theirs, env)
         self._socket = ours
         self._buffer = b""
         self._asked = 0
@@ -144,6 +160,12 @@ class Worker:
         self.kill()
         self.process.wait()
         self._socket.close()
+
+
+def new_python(channel: socket.socket, env: Mapping[str, str]) -> Process:
+    """A worker in a Python of its own."""
+    command = [sys.executable, "-P", "-m", "sieverl.verify.worker"]
+    return subprocess.Popen(command, stdin=channel.fileno(), stdout=subprocess.DEVNULL, env=env, start_new_session=True)
 
 
 def parse_verdict(reply: Message) -> Verdict:

@@ -1,0 +1,1 @@
+"""SieveRL from Python and notebooks: train, evaluate, look at what runs left."""
