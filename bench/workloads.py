@@ -124,7 +124,7 @@ def demo_prompts(model: Path, section: str, count: int) -> list[dict[str, str]]:
     import reasoning_gym
     from transformers import AutoTokenizer
 
-    source = tomllib.loads((ASSETS / "demo.toml").read_text())[section]
+    source = tomllib.loads((ASSETS / "recipes" / "demo.toml").read_text())[section]
     options = {key: value for key, value in source["options"].items() if key != "prompt"}
     data = reasoning_gym.create_dataset(source["source"].partition(":")[2], **options)
     render = AutoTokenizer.from_pretrained(model).apply_chat_template

@@ -20,17 +20,18 @@ from sieverl.algorithms.describe import markdown
 from sieverl.algorithms.objective import Clipped, Penalty
 from sieverl.errors import UsageError
 from sieverl.recipe import Recipe, build, load
+from sieverl.recipe.shipped import find
 from sieverl.training.checks import chosen_algorithm, left_out
 from sieverl.types import Responses
 
-PAPER, RELEASED = ROOT / "recipes" / "paper.toml", ROOT / "recipes" / "as_released.toml"
+PAPER, RELEASED = find("paper"), find("as_released")
 
 
 def test_the_table_of_algorithms_is_the_page() -> None:
     assert markdown() in (ROOT / "docs" / "algorithms.md").read_text()
 
 
-# --- recipes/paper.toml and recipes/as_released.toml ------------------------------------------------
+# --- the recipes paper and as_released --------------------------------------------------------------
 
 # The release's KL (k3, clamped at 10) and entropy bonus, over all sampled responses
 PENALTIES = (Penalty(obj.K3(10.0), 0.001, "sampled"), Penalty(obj.negative_entropy, 0.001, "sampled"))
@@ -51,7 +52,7 @@ def test_M15_the_paper_recipe_changes_no_axis(name: str) -> None:
 
 
 def as_released(name: str) -> Algorithm:
-    """What the axes of recipes/as_released.toml make of an algorithm, written out."""
+    """What the axes of the recipe as_released make of an algorithm, written out."""
     own = get_algorithm(name)
     changed = replace(
         own, shape=zero_one, aggregate=obj.token_mean, denominator="sampled", penalties=(*own.penalties, *PENALTIES)

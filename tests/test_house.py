@@ -107,7 +107,7 @@ def test_wheel_has_what_it_needs(wheel: zipfile.ZipFile) -> None:
     inside = {name for name in wheel.namelist() if not name.startswith("sieverl-")}
     files = {p for p in PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     assert inside == {p.relative_to(PACKAGE.parent).as_posix() for p in files}, "every file of the package, no other"
-    assert {"sieverl/py.typed", "sieverl/assets/demo.toml", "sieverl/assets/base/model.safetensors"} <= inside
+    assert {"sieverl/py.typed", "sieverl/assets/recipes/demo.toml", "sieverl/assets/base/model.safetensors"} <= inside
     for name in ("sieverl/assets/base/model.safetensors", "sieverl/assets/base/tokenizer.json"):
         assert wheel.getinfo(name).file_size == (PACKAGE.parent / name).stat().st_size
     assert sum(wheel.getinfo(name).file_size for name in inside if "/assets/base/" in name) < 10e6

@@ -7,6 +7,11 @@ import os
 import signal
 import sys
 
+if sys.platform == "win32":
+    sys.exit(
+        "sieverl: SieveRL runs on Linux and macOS; on Windows, install it in WSL (the Windows Subsystem for Linux)"
+    )
+
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}  # as in `sieverl.errors`, which is not imported yet
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import ROOT
 
 from sieverl import cli
 from sieverl.recipe import keys
 
-PAPER = str(ROOT / "recipes" / "paper.toml")
+PAPER = "paper"
 Capture = pytest.CaptureFixture[str]
 
 

@@ -1,8 +1,9 @@
-"""What is shipped: the tiny base model and the recipe of the demo."""
+"""What is shipped: the tiny base model, and recipes to start from (`sieverl recipes` lists them)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-RECIPE = Path(__file__).parent / "demo.toml"
+RECIPES = Path(__file__).parent / "recipes"
+RECIPE = RECIPES / "demo.toml"
 BASE = Path(__file__).parent / "base"

@@ -6,6 +6,7 @@ import argparse
 import difflib
 from collections.abc import Sequence
 
+RECIPE_HELP = "a file, or a name of `sieverl recipes`; each one changes what those before it say"
 KEYS_USAGE = "[option ...] [--table.key VALUE ...]"
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "train a model from a recipe",
     "view": "look at runs in a browser: curves, groups of responses, tokens, verdicts",
     "plan": "say what a recipe needs on given GPUs, how long a step takes, and the fastest setting that fits",
+    "recipes": "list the shipped recipes, or print one, to be kept and changed",
     "algorithms": "list the algorithms, or show one with its formula and axes",
     "verify": "score a file of responses against gold answers",
     "eval": "measure a model on benchmarks (avg@k, pass@k, maj@k), or compare two results",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sieverl.commands.keys import KEYS_USAGE, add_keys
+from sieverl.commands.keys import KEYS_USAGE, RECIPE_HELP, add_keys
 from sieverl.errors import ExitCode, UsageError, nearest
 from sieverl.options import parse_keys
 
@@ -46,7 +46,7 @@ class Options:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sieverl plan`."""
     parser.usage = f"{parser.prog} RECIPE.toml [RECIPE.toml ...] {KEYS_USAGE}"
-    parser.add_argument("recipe", nargs="+", metavar="RECIPE.toml", help="each one changes what those before it say")
+    parser.add_argument("recipe", nargs="+", metavar="RECIPE.toml", help=RECIPE_HELP)
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="GPUs, in nodes of 8 (default: 1)")
     parser.add_argument("--gpu", default="H100", metavar="NAME", help="H100 (default), H200, H20, B200, A100, ...")
     for name, unit, what in (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from sieverl.commands.dry_run import check_recipe
-from sieverl.commands.keys import KEYS_USAGE, add_keys
+from sieverl.commands.keys import KEYS_USAGE, RECIPE_HELP, add_keys
 from sieverl.errors import ExitCode, UsageError
 from sieverl.options import parse_keys
 
@@ -61,7 +61,7 @@ class Options(RunOptions):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sieverl train`."""
     parser.usage = f"{parser.prog} RECIPE.toml [RECIPE.toml ...] {KEYS_USAGE}"
-    parser.add_argument("recipe", nargs="+", metavar="RECIPE.toml", help="each one changes what those before it say")
+    parser.add_argument("recipe", nargs="+", metavar="RECIPE.toml", help=RECIPE_HELP)
     parser.add_argument("--launcher", choices=tuple(LAUNCHERS), default="here", help=LAUNCHERS_HELP)
     ray = parser.add_argument_group("with --launcher ray")
     ray.add_argument("--workers", type=int, metavar="N", help="ranks, each with a GPU where there are some; default: 1")
@@ -81,10 +81,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: Options) -> ExitCode:
     """Train the recipe."""
     from sieverl.recipe import load
+    from sieverl.recipe.shipped import find
 
     recipe = load(options.recipe, parse_keys(options.overrides), os.environ)
     if "run_dir" not in recipe.model_fields_set:
-        name = "-".join(Path(file).stem for file in options.recipe)
+        name = "-".join(find(file).stem for file in options.recipe)
         recipe = recipe.model_copy(update={"run_dir": f"runs/{name}"})
     launch = LAUNCHERS[options.launcher](options)
     if options.dry_run:

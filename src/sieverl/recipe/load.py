@@ -16,6 +16,7 @@ from sieverl.errors import UsageError, first_line
 from sieverl.options import comma_separated, key_values, parse_value
 from sieverl.recipe.names import meant
 from sieverl.recipe.recipe import Recipe, keys
+from sieverl.recipe.shipped import find
 from sieverl.recipe.tables import JsonObject
 
 # old key -> new key
@@ -34,8 +35,8 @@ Where = Callable[[str], str]  # key -> the file that sets it
 def load(files: Files, overrides: Overrides | None = None, environment: Mapping[str, str] | None = None) -> Recipe:
     """The recipe in one or more TOML files, from left to right, then `environment`, then the dotted `overrides`.
 
-    Of `environment` the variables are read that `variables` finds. Raises a UsageError that names the key and where
-    its value came from.
+    The name of a shipped recipe stands for its file. Of `environment` the variables are read that `variables` finds.
+    Raises a UsageError that names the key and where its value came from.
     """
     paths = [files] if isinstance(files, str | Path) else list(files)
     layers = [(str(path), read(path)) for path in paths]
@@ -60,10 +61,8 @@ def build(tables: Mapping[str, object], overrides: Overrides | None = None, wher
 
 
 def read(path: str | Path) -> JsonObject:
-    """The tables of a TOML file. Raises a UsageError for a file that is not there, or no TOML."""
-    file = Path(path)
-    if not file.is_file():
-        raise UsageError(f"there is no recipe {path}; `sieverl train RECIPE.toml` takes a TOML file")
+    """The tables of a TOML file, or of a shipped recipe. Raises a UsageError for one that is not there, or no TOML."""
+    file = find(path)
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError of another kind

@@ -7,7 +7,6 @@ import ctypes
 import os
 import resource
 import signal
-import sys
 from pathlib import Path
 
 IMPORT_MB = 8192  # for the import of a user's file, beyond memory_mb: PyTorch with CUDA maps several GiB
@@ -25,8 +24,8 @@ def wake_when_parent_dies() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
-def limit_memory(memory_mb: int) -> None:
-    """Allow `memory_mb` MiB beyond what is used now. A system that cannot limit memory gets a warning instead."""
+def limit_memory(memory_mb: int) -> bool:
+    """Allow `memory_mb` MiB beyond what is used now; False where the system cannot limit memory, as on macOS."""
     try:
         with open("/proc/self/statm") as pages:
             used = int(pages.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -35,8 +34,9 @@ def limit_memory(memory_mb: int) -> None:
         if hard != resource.RLIM_INFINITY:
             limit = min(limit, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    except OSError:
-        print("sieverl: this system cannot limit the verifier's memory", file=sys.stderr)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def deny_network() -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from sieverl.errors import UsageError
 from sieverl.text import storable
@@ -196,6 +198,8 @@ class Pool:
             worker.send(self._config, START_S)
             ready = worker.receive(START_S)
             if "started" in ready:
+                if ready.get("limited") is False:
+                    _say_unlimited()
                 ready = self._loaded_by(worker)
         except GarbledError as error:
             self._discard(worker)
@@ -295,6 +299,15 @@ class Pool:
             known = len(self.reasons) < REASONS or reason in self.reasons
             self.reasons[reason if known else "other errors"] += 1
         return REFUSED
+
+
+@cache  # once in a process, however many workers there are
+def _say_unlimited() -> None:
+    print(
+        "sieverl: this system cannot limit the memory of a process, so verify.memory_mb has no effect: a response "
+        "whose check takes much memory can fill that of the machine",
+        file=sys.stderr,
+    )
 
 
 def check_gold(pool: Pool, spec: Spec, rows: Sequence[Row]) -> list[tuple[Row, Verdict]]:

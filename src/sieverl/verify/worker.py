@@ -59,8 +59,8 @@ def serve(channel: socket.socket, lines: TextIO) -> None:
     config = json.loads(first)
     if not config.get("network"):
         deny_network()
-    limit_memory(config["memory_mb"] + IMPORT_MB)
-    send(channel, {"started": True})
+    limited = limit_memory(config["memory_mb"] + IMPORT_MB)
+    send(channel, {"started": True, "limited": limited})
     signal.alarm(math.ceil(LOAD_S) + 5)  # if the import hangs and the parent is gone, the kernel ends it
     try:
         verifier = build(config["spec"])
