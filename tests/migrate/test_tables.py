@@ -10,7 +10,9 @@ from elsewhere import FIXTURES
 
 from sieverl.migrate import trl_fields, verl_fields
 from sieverl.migrate.rules import Rule, markdown, rule_of
+from sieverl.migrate.trl import from_trl
 from sieverl.migrate.trl_command import COMMAND
+from sieverl.migrate.verl import from_verl
 from sieverl.recipe import keys
 from sieverl.recipe.names import ELSEWHERE
 
@@ -54,3 +56,11 @@ def test_hints_for_typos_agree_with_the_tables() -> None:
 def test_the_page_has_the_table(page: str) -> None:
     of = {"from-trl": "TRL", "from-verl": "verl"}[page]
     assert markdown(TABLES[page], of) in (ROOT / "docs" / f"{page}.md").read_text()
+
+
+def test_trackers_are_ours_or_listed() -> None:
+    recipe, notes = from_trl({"report_to": ["wandb", "swanlab"], "run_name": "a", "project": "p"})
+    assert (recipe.trackers.use, recipe.trackers.project, recipe.trackers.run_name) == (("wandb",), "p", "a")
+    assert [(note.name, note.value) for note in notes if note.name == "report_to"] == [("report_to", ["swanlab"])]
+    assert from_trl({})[0].trackers.use == from_verl({})[0].trackers.use == ()
+    assert from_verl({"trainer": {"logger": "tensorboard"}})[0].trackers.use == ("tensorboard",)

@@ -185,7 +185,8 @@ def test_a_quick_start_runs_with_its_own_reward(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     path, notes = written(FIXTURES / "gsm8k_boxed.py", tmp_path)
     recipe = load(path)
-    assert notes == ["LoraConfig.lora_dropout", "train_dataset", "top_p", "report_to"]
+    assert notes == ["LoraConfig.lora_dropout", "train_dataset", "top_p"]
+    assert recipe.trackers.use == ("wandb",)
     got = flat(recipe)
     expected = {"model.path": "Qwen/Qwen2.5-0.5B-Instruct", "data.source": "openai/gsm8k:main", "data.split": "train",
                 "data.system": "Think step by step and put the final answer in \\boxed{}.", "train.lr": 1e-5,

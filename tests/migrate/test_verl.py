@@ -38,9 +38,10 @@ def test_a_shell_script_becomes_a_recipe_and_runs_on_verls_parquet(
     path, notes = written("run_grpo.sh", tmp_path)
     assert not (tmp_path / "it-ran-in-a-shell").exists()
     assert notes == [f"{ROLLOUT}.gpu_memory_utilization", f"{ROLLOUT}.top_p", f"{ROLLOUT}.tempreature",
-                     "trainer.logger", "trainer.experiment_name"]  # fmt: skip
+                     "trainer.experiment_name"]  # fmt: skip
     assert "Did you mean actor_rollout_ref.rollout.temperature?" in " ".join(path.read_text().replace("#", "").split())
     recipe = load(path)
+    assert recipe.trackers.use == ("wandb",)
     assert recipe.model.path == "Qwen/Qwen2.5-0.5B-Instruct"
     assert recipe.data.source == "./gsm8k_train.parquet"
     assert (recipe.rollout.prompts, recipe.rollout.samples, recipe.train.minibatches) == (4, 4, 2)

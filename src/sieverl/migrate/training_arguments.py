@@ -7,9 +7,9 @@ from sieverl.migrate.rules import Rule, absent, joint, same
 METRICS = "every step is a row of metrics.jsonl, and sieverl report and view show it; leave it out"
 EVALUATION = "evaluation is by generation, in the engine's batches; leave it out"
 LOADER = "prompts are read once and kept as text, there are no loader processes; leave it out"
-HUB = "a run uploads nothing; upload a checkpoint when it is done"
+HUB = "a run uploads nothing; `sieverl push` does it when it is done"
 DDP = "ranks are started by torchrun and share the work themselves; leave it out"
-TRACKER = "metrics.jsonl is always written; a tracker is set up in the recipe, where this version has it"
+TRACKER = "Trackio takes it from the environment (TRACKIO_SPACE_ID)"
 COMPILE = "nothing is compiled; leave it out"
 ADAMW = "AdamW is the one optimiser (train.betas, train.eps, train.weight_decay)"
 BEST = "checkpoint.keep_best = true keeps the checkpoint with the best held-out evaluation"
@@ -70,9 +70,9 @@ INHERITED: dict[str, Rule] = {
     "log_level": absent("passive", "sieverl train --display chooses what is shown", "passive"),
     "log_level_replica": absent("warning", "rank 0 alone speaks; leave it out", "warning"),
     "disable_tqdm": absent(None, "sieverl train --display plain, json or none shows no progress bar", False),
-    "report_to": absent("none", TRACKER, "none", [], ["none"]),
-    "run_name": absent(None, "a run is named by its run_dir"),
-    "project": absent("huggingface", TRACKER, "huggingface"),
+    "report_to": joint("none", "trackers.use", about="tensorboard, wandb, trackio, mlflow; others are listed"),
+    "run_name": joint(None, "trackers.run_name", about="in trackers; a run itself is named by its run_dir"),
+    "project": joint("huggingface", "trackers.project", about="the same"),
     "trackio_space_id": absent(None, TRACKER),
     "trackio_bucket_id": absent(None, TRACKER),
     "trackio_static_space_id": absent(None, TRACKER),

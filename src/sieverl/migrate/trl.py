@@ -12,6 +12,7 @@ from sieverl.errors import UsageError
 from sieverl.migrate.draft import Draft, Note, Source, short
 from sieverl.migrate.lora import adapters, reconcile
 from sieverl.migrate.rules import Settings, apply_rules
+from sieverl.migrate.tracking import trackers
 from sieverl.migrate.trl_fields import FIELDS, OWN
 from sieverl.migrate.trl_run import engine, evaluation, parallel, precision, sampling, saving
 from sieverl.recipe import Recipe
@@ -114,6 +115,7 @@ def config_to_draft(given: Mapping[str, object], around: Around, draft: Draft) -
     warmup(settings, total, draft)
     saving(settings, updates, total, draft)
     evaluation(settings, updates, draft)
+    trackers(settings, draft, "report_to", "project", "run_name")
     reconcile(draft)
 
 

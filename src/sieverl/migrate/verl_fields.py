@@ -171,19 +171,16 @@ OTHERS: dict[str, Rule] = {
     "trainer.total_training_steps": joint(None, "steps", about="the same"),
     "trainer.n_gpus_per_node": joint(8, "distributed.strategy", about="processes of torchrun"),
     "trainer.nnodes": joint(1, "distributed.strategy", about="x GPUs are the processes of torchrun"),
-    "trainer.project_name": joint("verl_examples", "run_dir", about="runs/PROJECT/EXPERIMENT"),
-    "trainer.experiment_name": joint("gsm8k", "run_dir", about="runs/PROJECT/EXPERIMENT"),
+    "trainer.project_name": joint("verl_examples", "run_dir", "trackers.project", about="runs/PROJECT/EXPERIMENT"),
+    "trainer.experiment_name": joint("gsm8k", "run_dir", "trackers.run_name", about="runs/PROJECT/EXPERIMENT"),
     "trainer.default_local_dir": joint(None, "run_dir", about="the same"),
     "trainer.save_freq": joint(-1, "checkpoint.every", about="-1: only at the end"),
     "trainer.test_freq": joint(-1, "evaluate.every", about="with `data.val_files`"),
     "trainer.max_actor_ckpt_to_keep": same(
         "checkpoint.keep", None, "without it verl keeps all, and ours the newest two"
     ),
-    "trainer.logger": absent(
-        ["console", "wandb"],
-        "metrics.jsonl is always written; a tracker is set up in the recipe, where this version has it",
-        "console",
-        ["console"],
+    "trainer.logger": joint(
+        ["console", "wandb"], "trackers.use", about="tensorboard, wandb, trackio, mlflow; others are listed"
     ),
     "trainer.val_before_train": absent(True, "it is always evaluated before the first step", True),
     "trainer.val_only": absent(False, "sieverl eval evaluates a model", False),

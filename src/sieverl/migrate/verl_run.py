@@ -7,6 +7,7 @@ import math
 from sieverl.errors import UsageError
 from sieverl.migrate.draft import Draft, short
 from sieverl.migrate.rules import Settings
+from sieverl.migrate.tracking import trackers
 from sieverl.migrate.verl_fields import ACTOR, MODEL, ROLLOUT
 
 ENGINES = {"vllm": "vllm", "hf": "transformers"}
@@ -63,6 +64,7 @@ def saving(settings: Settings, draft: Draft) -> None:
         draft.set("run_dir", settings["trainer.default_local_dir"], settings.said("trainer.default_local_dir"))
     elif settings.has("trainer.experiment_name"):
         draft.set("run_dir", f"runs/{project}/{experiment}", settings.said("trainer.experiment_name"))
+    trackers(settings, draft, "trainer.logger", "trainer.project_name", "trainer.experiment_name")
     draft.set("checkpoint.every", max(0, settings.whole("trainer.save_freq")), settings.said("trainer.save_freq"))
 
 

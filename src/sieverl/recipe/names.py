@@ -52,8 +52,6 @@ ELSEWHERE = {
     "wandb_project": "trackers.project",
     "experiment_name": "trackers.run_name",
     "wandb_run_name": "trackers.run_name",
-    "log_completions": "trackers.groups_every",
-    "num_completions_to_print": "trackers.groups",
 }
 CLOSE = 0.8  # how like a word must be to be taken for a name of elsewhere
 
