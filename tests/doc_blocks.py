@@ -114,7 +114,8 @@ def run_page(page: Path, folder: Path, timeout_s: float = 600) -> str:
             continue
         if block.file:
             (folder / block.file).write_text(shortened(block.text), encoding="utf-8")
-        argv = {"sh": ["bash", "-euc", shortened(block.text)], "python": [sys.executable, "-c", block.text]}
+        python = [sys.executable, block.file] if block.file else [sys.executable, "-c", block.text]
+        argv = {"sh": ["bash", "-euc", shortened(block.text)], "python": python}
         if block.language in argv:
             done = subprocess.run(
                 argv[block.language], cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout_s
