@@ -71,7 +71,7 @@ def test_the_plan_of_a_recipe_is_its_comment(name: str, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("name", ["own_jsonl", "graded_format", "reasoning_gym"])
 def test_a_recipe_for_any_machine_trains_the_shipped_model(name: str, work: Path) -> None:
-    small = ("--rollout.prompts", "2", "--rollout.samples", "2", "--rollout.max_tokens", "24", "--evaluate.limit", "2")
+    small = ("--rollout.prompts", "2", "--rollout.samples", "2", "--rollout.max_tokens", "24", "--data.limit", "16")
     model = ("--model.path", "", "--dtype", "float32") if load(name).model.path else ()
     code = cli.main(["train", name, "--steps", "1", "--verify.workers", "1", "--display", "none", *small, *model])
     assert code == 0
