@@ -124,7 +124,17 @@ WORDS = st.one_of(TEXTS, NUMBERS.map(str), st.sampled_from(["nowhere/x", "a/b", 
 WORDS = WORDS.filter(lambda word: word in ("nowhere/x", "a/b") or (not word.startswith("~") and "/" not in word))
 WORDS |= st.sampled_from(["r.toml", "d.jsonl", "base", "~nobody-of-this-name", "--", "-", "--x", "-k", "--help"])
 OPTIONS = {
-    "train": ["--run-dir", "--resume", "--algorithm", "--steps", "--seed", "--dtype", "--launcher", "--workers"],
+    "train": [
+        "--run-dir",
+        "--resume",
+        "--algorithm",
+        "--steps",
+        "--seed",
+        "--dtype",
+        "--launcher",
+        "--workers",
+        "--dry-run",
+    ],
     "plan": [
         *("--gpus", "--gpu", "--gpu-memory", "--bandwidth", "--flops", "--link", "--network", "--model-shape"),
         *("--prompt-tokens", "--response-tokens", "--tail", "--kept", "--json"),
@@ -139,15 +149,31 @@ OPTIONS = {
         *("--columns", "--split", "--limit", "--option", "--suffix", "--tokenizer", "--max-prompt-tokens"),
         *("--benchmarks", "--ngram", "--keep-duplicates"),
     ],
-    "algorithms": [],
+    "algorithms": ["--json"],
     "doctor": ["--model"],
+    "init": ["--from", "--model", "--data", "--algorithm", "--verifier", "--columns", "--split", "--processes"],
+    "replay": ["--algorithm", "--step", "--steps", "--graded", "--json"],
+    "export": ["--dtype", "--step"],
+    "push": ["--repo", "--dtype", "--step", "--public"],
+    "report": ["--output", "--figures"],
+    "recipes": [],
+    "config": [],
+    "completion": [],
 }
-FIRST = {"train": ["train", "r.toml"], "plan": ["plan", "r.toml"], "data": ["data", "prepare", "d.jsonl"]}
+FIRST = {
+    "train": ["train", "r.toml"],
+    "plan": ["plan", "r.toml"],
+    "data": ["data", "prepare", "d.jsonl"],
+    **{command: [command, "nowhere"] for command in ("replay", "export", "push", "report")},
+}
 LAST = {
     "train": NOWHERE,
     "verify": ["--input", "d.jsonl", "--output", "g.jsonl", "--workers", "1"],
     "eval": ["--model", "nowhere"],
     "data": ["--output", "o.parquet", "--verifier", "none"],
+    "init": ["--output", "i.toml", "--force"],
+    "export": ["--output", "nowhere/x"],
+    "push": ["--dry-run"],
 }
 
 
@@ -171,7 +197,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
 def test_command_lines(count: int, here: Path) -> None:
     (here / "r.toml").write_text("steps = 1\n")
     (here / "d.jsonl").write_text("".join(json.dumps({**row, "gold": "1", "response": "1"}) + "\n" for row in ROWS))
-    written = {"g.jsonl", "o.parquet", "o.parquet.dropped.jsonl"}
+    written = {"g.jsonl", "o.parquet", "o.parquet.dropped.jsonl", "i.toml", "i_rewards.py", "i_reward.py"}
 
     def check(line: list[str]) -> None:
         run(*line, may_write=here)

@@ -85,6 +85,8 @@ def of_the_system(error: BaseException) -> BaseException:
 
     Any other error is given back as it is.
     """
+    if isinstance(error, UnicodeEncodeError):  # half a character, which no name of a file or of a model can have
+        return UsageError(f"{error.object[:200]!a} is no text that this system can write; give it in UTF-8")
     if not isinstance(error, OSError) or error.filename is None:
         return error
     kind = StorageError if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS) else UsageError
