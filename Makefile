@@ -15,7 +15,7 @@ TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
 A := src/sieverl/algorithms
 PURE := $(A)/algorithm.py,$(A)/axes.py,$(A)/credit.py,$(A)/needs.py,$(A)/objective.py,$(A)/token_advantage.py,$(A)/tokens.py
 
-.PHONY: setup lock audit browser demo test test-slow test-faults vllm-env test-gpu lint bench bench-gpu picture clean
+.PHONY: setup lock audit browser demo test test-slow test-faults vllm-env test-gpu lint bench bench-gpu picture docs clean
 
 setup: .venv/.done
 
@@ -116,6 +116,11 @@ bench-gpu: setup
 
 picture: setup
 	@$(BIN)/python tools/draw_house.py
+
+# the documentation as a site; without the network, and a warning is an error
+docs: setup
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
 
 clean:
 	rm -rf .venv .venv-vllm .venv-lock build dist .pytest_cache .mypy_cache .ruff_cache

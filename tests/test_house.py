@@ -71,7 +71,7 @@ def test_tests_mirror_the_rooms() -> None:
 
 def test_public_names() -> None:
     expected = "__version__ Algorithm Critic DynamicSampling Penalty Recipe Responses Status "
-    expected += "Tokens TrainedRun Verdict evaluate get_algorithm load_run train"
+    expected += "Tokens TrainedRun Verdict evaluate from_trl from_verl get_algorithm load_run train"
     assert sieverl.__all__ == expected.split()
     for name in sieverl.__all__:
         assert getattr(sieverl, name) is not None
@@ -119,6 +119,7 @@ def test_wheel_says_its_version_licence_and_command(wheel: zipfile.ZipFile) -> N
     metadata = wheel.read(f"{about}/METADATA").decode().splitlines()
     assert {"Name: sieverl", f"Version: {sieverl.__version__}", "License-Expression: Apache-2.0"} <= set(metadata)
     assert [line for line in metadata if line.startswith("Provides-Extra")] == [
-        f"Provides-Extra: {extra}" for extra in ("ray", "quantization", "vllm", "dev")
+        f"Provides-Extra: {extra}"
+        for extra in ("ray", "quantization", "vllm", "tensorboard", "wandb", "trackio", "mlflow", "docs", "dev")
     ]
     assert "sieverl = sieverl.__main__:main" in wheel.read(f"{about}/entry_points.txt").decode()

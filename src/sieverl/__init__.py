@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sieverl.api.saved import TrainedRun as TrainedRun
     from sieverl.api.saved import load_run as load_run
     from sieverl.api.train import train as train
+    from sieverl.migrate.trl import from_trl as from_trl
+    from sieverl.migrate.verl import from_verl as from_verl
     from sieverl.recipe.recipe import Recipe as Recipe
     from sieverl.types import Responses as Responses
     from sieverl.types import Status as Status
@@ -36,6 +38,8 @@ _PUBLIC = {
     "TrainedRun": "sieverl.api.saved",
     "Verdict": "sieverl.types",
     "evaluate": "sieverl.api.evaluate",
+    "from_trl": "sieverl.migrate.trl",
+    "from_verl": "sieverl.migrate.verl",
     "get_algorithm": "sieverl.algorithms.named",
     "load_run": "sieverl.api.saved",
     "train": "sieverl.api.train",

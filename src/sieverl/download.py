@@ -9,6 +9,7 @@ from typing import Literal
 from sieverl.errors import DataError, first_line
 
 Kind = Literal["model", "dataset"]
+PATIENCE_S = 10.0  # for the Hub to answer the first question
 
 
 def download(
@@ -23,25 +24,47 @@ def download(
 
     The library does not download again what is in the cache, and continues a download that was cut off. Without a
     network it takes the last commit known for `revision`, if all its files are there. `only` and `ignore` are patterns
-    of file names. Raises DataError that says what to do; `copy` is how a user would name a local copy.
+    of file names. The Hub is asked once whether it is there: the library itself would ask six times, for half a minute,
+    and wait for an answer without end. Raises DataError that says what to do; `copy` is how a user would name a local
+    copy.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import HfApi, snapshot_download
+
+    allow, skip = (list(patterns) if patterns else None for patterns in (only, ignore))
+    refused: Exception | None = None
+    try:
+        HfApi().repo_info(name, repo_type=kind, revision=revision or "main", timeout=PATIENCE_S)
+    except hub_errors() as error:
+        refused = error
+    try:
+        folder = snapshot_download(
+            name,
+            repo_type=kind,
+            revision=revision,
+            allow_patterns=allow,
+            ignore_patterns=skip,
+            local_files_only=refused is not None,
+        )
+    except hub_errors() as error:
+        raise DataError(advice(name, kind, copy, revision, refused or error)) from error
+    return Path(folder)
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What the Hub library raises where the Hub cannot be reached, or refuses."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     # the error class of httpx or of httpx2, depending on which the installed Hub library is built on
     failed_connection: type[Exception] = HfHubHTTPError.__bases__[0]
-    allow, skip = (list(patterns) if patterns else None for patterns in (only, ignore))
-    try:
-        folder = snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=allow, ignore_patterns=skip)
-    except (HfHubHTTPError, LocalEntryNotFoundError, failed_connection, ConnectionError) as error:
-        raise DataError(advice(name, kind, copy, revision, error)) from error
-    return Path(folder)
+    return HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, failed_connection, ConnectionError
 
 
 def advice(name: str, kind: Kind, copy: str, revision: str | None, error: Exception) -> str:
     """What went wrong with a download, and what to do."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+    if isinstance(error, HFValidationError):
+        return f"there is no {kind} {name}: give a directory, or a Hub id, org/name, of letters, digits, -, _ and ."
     if isinstance(error, GatedRepoError):
         return f"{name} is gated: accept its terms on the Hub and run `hf auth login`, or give a local copy as {copy}"
     if isinstance(error, RevisionNotFoundError):

@@ -117,6 +117,15 @@ def test_callbacks_see_every_row_and_can_stop_the_run(work: Path) -> None:
     assert whole.metrics[columns].equals(straight.metrics[columns])
 
 
+def test_trackers_of_the_program_get_the_rows(work: Path) -> None:
+    seen: list[Metrics] = []
+    run = small(trackers=[seen.append], run_dir="tracked")
+    assert [row["step"] for row in seen] == [0, 1]
+    assert run.recipe["trackers"]["use"] == []
+    with pytest.raises(UsageError, match="none of tensorboard"):
+        small(trackers=["wanb"], run_dir="other")
+
+
 def test_an_error_of_a_callback_is_the_programs(work: Path) -> None:
     def fail(row: Metrics) -> None:
         raise ZeroDivisionError(row["step"])

@@ -182,3 +182,8 @@ def test_fuzz_the_home_of_nobody(work: Path, capsys: Capture, arguments: list[st
     """`Path.expanduser` raises a RuntimeError where there is no such user."""
     assert main([*arguments, "~nobody-of-this-name/x"]) in (2, 3)
     assert capsys.readouterr().err.startswith("sieverl: ")
+
+
+def test_fuzz_a_model_whose_name_no_hub_would_take(work: Path, capsys: Capture) -> None:
+    assert main(["doctor", "--model", "Ê"]) == 3
+    assert "there is no model Ê: give a directory, or a Hub id, org/name" in capsys.readouterr().err

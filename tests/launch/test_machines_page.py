@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
+from doc_blocks import blocks
 from ray_here import LIMIT_S, run_to_end
 from torch.distributed.run import get_args_parser
 
@@ -23,12 +24,13 @@ from sieverl.recipe import build
 
 PAGE = ROOT / "docs" / "machines.md"
 CLUSTERS = ROOT / "recipes" / "clusters"
-COMMAND = re.compile(r"^    (?:[A-Z_]+=\S+ )*\.venv/bin/(.+)$", re.MULTILINE)
+COMMAND = re.compile(r"^(?:[A-Z_]+=\S+ )*(\w.*)$", re.MULTILINE)
 
 
 def commands(program: str) -> list[list[str]]:
     """The arguments of every command of the page that starts with `program`."""
-    found = [shlex.split(line) for line in COMMAND.findall(PAGE.read_text().replace("\\\n      ", ""))]
+    shell = "".join(block.text for block in blocks(PAGE) if block.language == "sh")
+    found = [shlex.split(line) for line in COMMAND.findall(shell.replace("\\\n  ", ""))]
     return [arguments[1:] for arguments in found if arguments[0] == program]
 
 
@@ -130,7 +132,7 @@ def printed(text: str) -> list[list[str]]:
 def test_a_step_prints_what_the_page_says(tmp_path: Path, program: str, where: str) -> None:
     if where == "ray":
         pytest.importorskip("ray.train", reason="pip install 'sieverl[ray]'")
-    page = PAGE.read_text().replace("\\\n      ", "")
+    page = PAGE.read_text().replace("\\\n  ", "")
     (tmp_path / "sums.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
     (arguments,) = [found for found in commands(program) if f"runs/{where}" in found]
     module = {"sieverl": "sieverl", "torchrun": "torch.distributed.run"}[program]

@@ -79,7 +79,7 @@ def zero_one(responses: Responses) -> FloatR:
 
 @dataclass(frozen=True)
 class OverlongShaped:
-    """`signed` plus DAPO's length penalty clip((L_max - L_cache - |y|) / L_cache, -1, 0) (arXiv 2503.14476, eq. 13).
+    """`signed` plus DAPO's length penalty `clip((L_max - L_cache - |y|) / L_cache, -1, 0)` (arXiv 2503.14476, eq. 13).
 
     `cache` is L_cache as a share of L_max (`max_tokens`). Never changes `correct`.
     """

@@ -39,6 +39,7 @@ def train(
     reward: Reward | Sequence[Reward] | None = None,
     reward_weights: Sequence[float] | None = None,
     callbacks: Sequence[Callback] = (),
+    trackers: Any = (),
     resume: Resume = "auto",
     display: str = "auto",
     **keys: Any,
@@ -55,7 +56,8 @@ def train(
     it, with the time and memory of [verify]: it sees variables as they were, and changes none.
 
     Each of `callbacks` gets the rows of metrics as they come, on rank 0; one that returns True has the run saved and
-    stopped. The same call goes on from there. `resume` and `display` are those of `sieverl train`.
+    stopped. The same call goes on from there. `trackers` are names ("wandb"), functions of a row, objects with
+    `log(entry)` (docs/trackers.md), or the table of the recipe. `resume` and `display` are those of `sieverl train`.
 
     Raises a UsageError, DataError or CheckpointError for what cannot work, an Alarm where the run stopped itself, and
     KeyboardInterrupt, once all is saved, where it was interrupted.
@@ -77,8 +79,9 @@ def train(
         keys["verify"] = {**_table("verify", keys.get("verify", {})), **spec_of(reward, reward_weights)}
     elif reward_weights is not None:
         raise UsageError("reward_weights weigh a list of rewards; give reward=[...] too")
-    chosen = resolve(recipe, keys)
-    watched = Watched(callbacks)
+    table, objects = split_trackers(trackers)
+    chosen = resolve(recipe, {**keys, **({"trackers": table} if table else {})})
+    watched = Watched(callbacks, objects)
     code = train_recipe(chosen, resume, display, watched.launch)
     if code == ExitCode.INTERRUPTED:
         raise KeyboardInterrupt(f"the run is saved in {chosen.run_dir}; the same call goes on from there")
@@ -176,11 +179,25 @@ def plain(value: object) -> object:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
+def split_trackers(trackers: Any) -> tuple[JsonObject, list[Any]]:
+    """The [trackers] table of what names trackers, and those that are Python objects.
+
+    >>> split_trackers("wandb"), split_trackers(["mlflow", print])
+    (({'use': ['wandb']}, []), ({'use': ['mlflow']}, [<built-in function print>]))
+    """
+    if isinstance(trackers, Mapping):
+        return dict(trackers), []
+    each = list(trackers) if isinstance(trackers, list | tuple) else [trackers]
+    names = [one for one in each if isinstance(one, str)]
+    return ({"use": names} if names else {}), [one for one in each if not isinstance(one, str)]
+
+
 @dataclass
 class Watched:
-    """Starts a run as `sieverl train` does, and shows its rows to functions too."""
+    """Starts a run as `sieverl train` does, and shows its rows to functions and trackers of the program too."""
 
     callbacks: Sequence[Callback]
+    trackers: Sequence[Any] = ()
 
     def launch(self, recipe: Recipe, resume: Resume, watcher: Watcher) -> Outcome:
         """A `Launcher`."""
@@ -191,7 +208,7 @@ class Watched:
             with stop_requests() as requested:
                 yield Joined(requested, asked)
 
-        return work(recipe, resume, WithCallbacks(watcher, self.callbacks, asked), stopping)
+        return work(recipe, resume, WithCallbacks(watcher, self.callbacks, asked), stopping, self.trackers)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,10 @@ MOST_TOKENS = 200  # that are shown of the first prompt
 
 def check_recipe(recipe: Recipe, resume: Resume) -> ExitCode:
     """Print what a run would begin with."""
+    from sieverl.trackers import chosen
     from sieverl.training.dry_run import dry_run
 
+    chosen(recipe.trackers)
     print(lines(dry_run(recipe, resume, partial(print, file=sys.stderr))), end="")
     return ExitCode.DONE
 

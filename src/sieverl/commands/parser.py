@@ -20,6 +20,7 @@ WRONG_COMMAND = re.compile(r"argument COMMAND: invalid choice: '(.*?)'")
 # dataclass of what they parse to) and `run(options)`.
 COMMANDS = {
     "demo": "train the shipped tiny model, in about three minutes on a laptop",
+    "init": "write a recipe: for a model and data, or from a TRL script or verl's settings",
     "train": "train a model from a recipe",
     "view": "look at runs in a browser: curves, groups of responses, tokens, verdicts",
     "plan": "say what a recipe needs on given GPUs, how long a step takes, and the fastest setting that fits",
@@ -29,6 +30,9 @@ COMMANDS = {
     "eval": "measure a model on benchmarks (avg@k, pass@k, maj@k), or compare two results",
     "data": "prepare datasets",
     "report": "write what runs learned as one HTML file, without any script",
+    "replay": "compute what another algorithm would have kept of a run's responses, and its gradients",
+    "export": "write a trained model as one folder of safetensors, adapters merged",
+    "push": "upload a run's model with a model card to the Hugging Face Hub, private unless told otherwise",
     "doctor": "say what is installed and what is missing, or how a model is computed",
     "config": "print the JSON Schema of recipes, for editors that complete and check TOML",
     "completion": "print a script that completes commands, options and keys in your shell",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from sieverl.recipe import Recipe
+from sieverl.trackers import Tracking, chosen, given
+from sieverl.trackers.tracking import HURRY_S
 from sieverl.training.loop import StopRequests, train
 from sieverl.training.resume import Resume
 from sieverl.training.setup import prepare
@@ -48,18 +50,32 @@ class Watcher(Protocol):
 Launcher = Callable[[Recipe, Resume, Watcher], Outcome]
 
 
-def work(recipe: Recipe, resume: Resume, watcher: Watcher, stopping: StopRequests = stop_requests) -> Outcome:
+def work(
+    recipe: Recipe,
+    resume: Resume,
+    watcher: Watcher,
+    stopping: StopRequests = stop_requests,
+    trackers: Sequence[Any] = (),
+) -> Outcome:
     """One rank from the start of a run to its end; `stopping` says which signals ask it to stop.
 
-    Raises what `prepare` raises, and an Alarm.
+    `trackers` are Python objects beside those of the recipe (`trackers.given`). Raises what `prepare` and
+    `trackers.chosen` raise, and an Alarm.
     """
+    shown_in = [*chosen(recipe.trackers), *given(trackers)]
     run = prepare(recipe, resume, watcher.say)
     graded = run.declared_graded is not False
     watcher.started(Start(run.state.step, bool(run.metrics.rows()), graded))
     stopped = None
-    with run:
+    first = run.world.rank == 0
+    with run, Tracking(shown_in if first else [], run.run_dir, recipe.trackers, watcher.say) as tracking:
+
+        def on_row(row: Metrics, notes: Sequence[Note]) -> None:
+            watcher.row(row, [*notes, *tracking.row(row)])
+
         try:
-            train(run, watcher.row, stopping)
+            train(run, on_row, stopping)
         except Preempted as request:
             stopped = request.signal
+            tracking.close(ok=False, seconds=HURRY_S)
     return Outcome(run.state.step, run.world.rank, stopped)

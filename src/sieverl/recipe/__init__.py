@@ -2,7 +2,7 @@
 
 from sieverl.recipe.load import RENAMED, Overrides, build, load
 from sieverl.recipe.recipe import Recipe, keys, to_toml
-from sieverl.recipe.tables import AlarmSetting, Checkpoint, Data, Evaluate, Rollout, Train
+from sieverl.recipe.tables import AlarmSetting, Checkpoint, Data, Evaluate, Rollout, Trackers, Train
 
 __all__ = [
     "RENAMED",
@@ -13,6 +13,7 @@ __all__ = [
     "Overrides",
     "Recipe",
     "Rollout",
+    "Trackers",
     "Train",
     "build",
     "keys",

@@ -44,6 +44,14 @@ ELSEWHERE = {
     "load_in_4bit": "model.quantization",
     "gradient_checkpointing": "distributed.activation_checkpointing",
     "mask_truncated_completions": "train.mask_truncated",
+    "report_to": "trackers.use",
+    "logger": "trackers.use",
+    "use_wandb": "trackers.use",
+    "use_tensorboard": "trackers.use",
+    "project_name": "trackers.project",
+    "wandb_project": "trackers.project",
+    "experiment_name": "trackers.run_name",
+    "wandb_run_name": "trackers.run_name",
 }
 CLOSE = 0.8  # how like a word must be to be taken for a name of elsewhere
 

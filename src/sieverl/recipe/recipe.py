@@ -24,6 +24,7 @@ from sieverl.recipe.tables import (
     Model,
     Rollout,
     Table,
+    Trackers,
     Train,
     Verify,
 )
@@ -60,6 +61,7 @@ class Recipe(Table):
     distributed: Distributed = Distributed()
     checkpoint: Checkpoint = Checkpoint()
     alarms: Alarms = Alarms()
+    trackers: Trackers = Trackers()
     axes: Axes = Axes()
 
     @property

@@ -101,8 +101,8 @@ def markdown() -> str:
             table = section
             out += ["", f"## [{section}]" if section else "## Keys without a table", "",
                     "| key | type | default | what it is |", "|-|-|-|-|"]  # fmt: skip
-        kind = key.kind.replace("|", r"\|")
-        out.append(f"| `{key.name}` | {kind} | {f'`{key.default}`' if key.default else ''} | {key.about} |")
+        kind, about = key.kind.replace("|", r"\|"), key.about.replace("|", r"\|")
+        out.append(f"| `{key.name}` | {kind} | {f'`{key.default}`' if key.default else ''} | {about} |")
     return "\n".join(out).strip() + "\n"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 JsonObject = dict[str, Any]  # as in sieverl.types, which imports NumPy: help needs none
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -219,6 +219,27 @@ class Alarms(Table):
                 own = {"do": given[name]} if isinstance(given[name], str) else given[name]
                 merged[name] = {**default.model_dump(), **own} if isinstance(own, Mapping) else own
         return merged
+
+
+class Trackers(Table):
+    """Where a run is shown beside its directory; docs/trackers.md has how each of them is used."""
+
+    use: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="tensorboard, wandb, trackio, mlflow, or FILE.py:NAME"
+    )
+    project: str = Field(
+        "", description="project or experiment there; empty: as the tracker's environment says, or sieverl"
+    )
+    run_name: str = Field("", description="name of the run there; empty: that of the run directory")
+    groups_every: int = Field(10, ge=0, description="steps between tables of groups and histograms; 0: none")
+    groups: int = Field(4, gt=0, description="groups in a table, with all their responses")
+    timeout_s: float = Field(30.0, ge=0, description="seconds to wait for trackers at the end of the run")
+
+    @field_validator("use", mode="before")
+    @classmethod
+    def _one(cls, given: object) -> object:
+        """A name alone is a list of one; `none` is none."""
+        return [] if given == "none" else [given] if isinstance(given, str) else given
 
 
 class Axes(Table):

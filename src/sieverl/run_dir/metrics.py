@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from itertools import islice
 from pathlib import Path
 from types import NoneType
 
@@ -47,6 +48,19 @@ class MetricsLog:
         if (row := _row(rest)) is not None:
             rows.append(row)
         return rows, damaged
+
+    def after(self, offset: int, count: int) -> tuple[list[Metrics], int]:
+        """Up to `count` whole lines from byte `offset` on, their rows, and where they end: for one who follows a run.
+
+        >>> MetricsLog(Path("nowhere/metrics.jsonl")).after(0, 9)
+        ([], 0)
+        """
+        if not self.path.exists():
+            return [], offset
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            lines = [line for line in islice(file, count) if line.endswith(b"\n")]
+        return [row for line in lines if (row := _row(line)) is not None], offset + sum(map(len, lines))
 
     def rewind(self, step: int) -> None:
         """Delete the rows after `step`; the resumed run writes them again.

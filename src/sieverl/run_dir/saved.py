@@ -102,6 +102,16 @@ class SavedRun:
         names = [name for row in self.rows for name in row if name.startswith("eval/") and "/avg@" in name]
         return names[0] if names else None
 
+    def best_step(self, among: Sequence[int]) -> int | None:
+        """The one of these steps with the best held-out accuracy, of equal ones the last; None where none has any.
+
+        >>> rows = [{"step": step, "eval/a/avg@4": score} for step, score in ((1, 0.5), (2, 0.5), (3, 0.4))]
+        >>> SavedRun(Path("a"), rows, {}, []).best_step([1, 2, 3])
+        2
+        """
+        scores = dict(zip(*self.series(self.heldout), strict=True)) if self.heldout else {}
+        return max((step for step in among if step in scores), key=lambda step: (scores[step], step), default=None)
+
     # --- responses ----------------------------------------------------------------------------------
 
     @cached_property

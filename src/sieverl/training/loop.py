@@ -6,15 +6,15 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
-from sieverl.engines.noise import derived_seed
 from sieverl.learner.batches import pack
 from sieverl.learner.redistribute import assign_ranks, imbalance, redistribute
 from sieverl.rollout.collect import Batch
 from sieverl.training import checkpoint, signals
 from sieverl.training.ahead import next_batch, queue_to_saved
 from sieverl.training.alarms import check_alarms, stop_if, warnings
+from sieverl.training.credit import credit_of
 from sieverl.training.grades import settle_grades
 from sieverl.training.heldout import evaluate
 from sieverl.training.inspection import save_for_inspection
@@ -107,15 +107,8 @@ def one_step(run: Run) -> Metrics:
 
 def assign_credit(run: Run, batch: Batch) -> Credit:
     """Keep and advantage of every response of all ranks, the same on each rank."""
-    responses = batch.responses
-    graded = settle_grades(run, responses)
-    greedy = responses.greedy and replace(responses.greedy, graded=graded)
-    seed = derived_seed(run.recipe.seed, run.state.step)
-    credit = run.algorithm.credit(replace(responses, seed=seed, graded=graded, greedy=greedy))
-    if run.recipe.train.mask_truncated:
-        whole_R = ~responses.truncated_R
-        credit = replace(credit, keep=credit.keep & whole_R, selected=credit.selected & whole_R)
-    return credit
+    graded = settle_grades(run, batch.responses)
+    return credit_of(run.recipe, run.algorithm, batch.responses, run.state.step + 1, graded)
 
 
 def share(run: Run, batch: Batch, credit: Credit) -> tuple[dict[int, Rollout], float]:

@@ -18,7 +18,7 @@ from sieverl.training.prompts import Say
 from sieverl.training.state import Run
 
 Resume = Literal["auto", "never", "must"]
-MAY_CHANGE = ("steps", "run_dir", "checkpoint", "alarms", "distributed")  # keys that a resumed run may change
+MAY_CHANGE = ("steps", "run_dir", "checkpoint", "alarms", "distributed", "trackers")  # that a resumed run may change
 SIZES = {"rollout": (*OPTIONS, "max_num_seqs"), "train": ("micro_batch_tokens",)}
 """Keys that say where and in what parts work is done: a resumed run may change them, too."""
 
