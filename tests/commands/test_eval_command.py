@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import huggingface_hub
 import pytest
 import torch
 from conftest import BASE, ROOT
+from doc_blocks import blocks, runs
 from peft import LoraConfig, get_peft_model
 
 from sieverl.assets import RECIPE
@@ -240,9 +240,8 @@ def test_what_cannot_work_is_one_clear_line(
 
 
 def test_the_commands_of_the_page_work(evaluate: Evaluate) -> None:
-    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    commands = [shlex.split(line)[2:] for block in blocks for line in block.splitlines()]
+    shell = [block.text for block in blocks(ROOT / "docs" / "evaluation.md") if runs(block)]
+    commands = [shlex.split(line)[2:] for text in shell for line in text.splitlines()]
     said = [evaluate(*options) for options in commands]
     assert [code for code, _ in said] == [0, 0, 0]
     assert "B is better" in said[-1][1]

@@ -169,3 +169,12 @@ def test_an_evaluation_with_a_graded_reward_shows_its_mean(work: Path, capsys: C
     assert "mean reward │ 0.5000" in out
     assert json.loads((work / "half.json").read_text())["shares"]["reward_mean"] == 0.5
     assert "mean reward" not in printed(capsys, *common, "--verifier", "number", "--output", "number.json")
+
+
+def test_rows_to_train_on_can_be_verified_as_they_are(work: Path, capsys: Capture) -> None:
+    row = {"answer": "4", "response": "\\boxed{4}"}
+    (work / "in.jsonl").write_text(json.dumps(row) + "\n")
+    command = ("verify", "--input", "in.jsonl", "--output", "out.jsonl", "--json")
+    assert json.loads(printed(capsys, *command))["reward_mean"] == 1.0
+    (work / "in.jsonl").write_text(json.dumps(row | {"gold": "5"}) + "\n")
+    assert json.loads(printed(capsys, *command))["reward_mean"] == 0.0

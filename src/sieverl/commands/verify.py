@@ -32,7 +32,7 @@ class Options:
     input: str
     output: str
     option: Sequence[str]
-    gold: str
+    gold: str | None
     response: str
     workers: int
     timeout: float
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--input", required=True, metavar="F.jsonl", help="rows with `gold` and `response`")
     add("--output", required=True, metavar="G.jsonl", help="the rows with `reward` and `status`")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the verifier")
-    add("--gold", default="gold", metavar="COLUMN", help="column of the gold answers, or COLUMN.FIELD; default: gold")
+    add("--gold", metavar="COLUMN", help="column of the gold answers, or COLUMN.FIELD; default: gold, else answer")
     add("--response", default="response", metavar="COLUMN", help="column of the responses; default: response")
     add("--workers", type=int, default=2, metavar="N", help="worker processes; default: 2")
     add("--timeout", type=float, default=5.0, metavar="SECONDS", help="for a response; default: 5")
@@ -66,7 +66,7 @@ def run(options: Options) -> None:
         {"name": options.verifier, **{key: parse_value(text) for key, text in given.items()}},
         options.input,
         options.output,
-        (options.gold, options.response),
+        (options.gold or "", options.response),
         workers=options.workers,
         timeout_s=options.timeout,
         memory_mb=options.memory_mb,
@@ -80,7 +80,7 @@ def verify_file(
     verifier: VerifierSpec,
     input: str | Path,
     output: str | Path,
-    columns: tuple[str, str] = ("gold", "response"),
+    columns: tuple[str, str] = ("", "response"),
     workers: int = 2,
     timeout_s: float = 5.0,
     memory_mb: int = 1024,
@@ -90,9 +90,10 @@ def verify_file(
 ) -> Counter[Status]:
     """Score the rows of a JSONL or Parquet file and write them, in order, with the columns `reward` and `status`.
 
-    `columns` names those of the gold answer and the response; `a.b` is the field `b` of the column `a`. `workers`
-    and what follows are those of `Pool`. The output is written completely or not at all, as Parquet if its
-    name ends in .parquet; until then the verdicts so far are kept beside it, and the same call goes on from them.
+    `columns` names those of the gold answer (empty: gold, else answer) and of the response; `a.b` is the field `b` of
+    the column `a`. `workers` and what follows are those of `Pool`. The output is written completely or not at all, as
+    Parquet if its name ends in .parquet; until then the verdicts so far are kept beside it, and the same call goes on
+    from them.
     Returns the counts per status, which `show` prints (by default as a table). Raises a DataError with file and line
     for a row that cannot be used, and an Alarm, after writing, if every row is an error.
     """
@@ -100,7 +101,8 @@ def verify_file(
     if target.is_dir() or not target.parent.is_dir():
         raise UsageError(f"Cannot write {target}: give the name of a file in a directory that exists.")
     rows = read(source)
-    pairs = [pair(row, *columns, where) for where, row in rows]
+    gold = columns[0] or ("answer" if "gold" not in rows[0][1] and "answer" in rows[0][1] else "gold")
+    pairs = [pair(row, gold, columns[1], where) for where, row in rows]
     keys = chunk_keys(pairs, fingerprint(verifier), timeout_s, memory_mb, network, environment)
     parts = Parts.of(target, keys, partial(print, file=sys.stderr))
     with Pool(verifier, workers, timeout_s, memory_mb, network, environment) as pool:
