@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -17,6 +18,7 @@ from sieverl.errors import UsageError
 from sieverl.types import Status
 from sieverl.userfile import give
 from sieverl.verify import Pool
+from sieverl.verify.forked import fork
 
 
 def spec_of(function: Any) -> dict[str, str]:
@@ -117,3 +119,22 @@ def test_a_function_of_another_program_is_named() -> None:
     told = r"given:breif was given by a Python program.*Did you mean brief\?.*FILE\.py"
     with pytest.raises(UsageError, match=told), Pool({"name": "given:breif"}) as pool:
         pool.verdicts([("a", {})])
+
+
+def test_no_two_threads_fork_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library's hook may refuse that: filelock raises for a fork while another thread is in one."""
+    inside: list[int] = []
+    most: list[int] = []
+
+    def slow_fork() -> int:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        return 1
+
+    monkeypatch.setattr(os, "fork", slow_fork)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: fork(theirs, {}), range(8)))
+    assert most == [1] * 8

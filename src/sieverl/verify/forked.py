@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from sieverl.userfile import GIVEN
 from sieverl.verify.verifier import Spec
 
 LOOK_S = 0.005  # between two looks at whether a process has ended
+ONE_AT_A_TIME = threading.Lock()  # a library's hook refuses a fork while another thread forks (filelock does)
 
 
 def names_given(spec: Spec) -> Iterator[str]:
@@ -37,7 +39,8 @@ def fork(channel: socket.socket, env: Mapping[str, str]) -> Forked:
     """Start a worker as a fork of this process. Raises a UsageError where the system has no fork."""
     if not hasattr(os, "fork"):
         raise UsageError("this system has no fork to run a function of this program in; put it in a file: FILE.py:NAME")
-    pid = os.fork()
+    with ONE_AT_A_TIME:
+        pid = os.fork()
     if pid == 0:
         _work(channel, env)
     return Forked(pid)
