@@ -102,7 +102,7 @@ def _title(recipe: Recipe, repo: str, step: int) -> Iterator[str]:
     yield f"# {inline(repo.rpartition('/')[2])}"
     yield (
         f"{made_of}, fine-tuned for {step:,} steps with reinforcement learning from verifiable rewards by "
-        f"[SieveRL](https://pypi.org/project/sieverl/), algorithm {inline(name_only(recipe.algorithm))}."
+        f"SieveRL, algorithm {inline(name_only(recipe.algorithm))}."
     )
 
 
