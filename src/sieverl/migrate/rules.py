@@ -98,6 +98,18 @@ def rule_of(rules: Mapping[str, Rule], name: str) -> Rule | None:
     return rules.get(name)
 
 
+def as_number(rules: Mapping[str, Rule], name: str, value: object, of: str) -> object:
+    """Text where the setting is a number: YAML 1.1 reads 1e-6 as text. Raises a UsageError for any other text."""
+    default = rules[name].default if name in rules else None
+    if isinstance(value, Source) or not isinstance(value, str) or isinstance(default, bool | str | list | None):
+        return value
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise UsageError(f"{name} = {short(value)} of {of} is not a number; give one, such as {default}") from error
+    return int(number) if isinstance(default, int) and number == int(number) else number
+
+
 def like(rules: Mapping[str, Rule], name: str) -> str:
     """A hint for a name that may be a typo of another one in the same table."""
     table, _, last = name.rpartition(".")

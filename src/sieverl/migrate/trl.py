@@ -9,9 +9,9 @@ from enum import Enum
 from typing import NamedTuple
 
 from sieverl.errors import UsageError
-from sieverl.migrate.draft import Draft, Note, Source, short
+from sieverl.migrate.draft import Draft, Note, short
 from sieverl.migrate.lora import adapters, reconcile
-from sieverl.migrate.rules import Settings, apply_rules
+from sieverl.migrate.rules import Settings, apply_rules, as_number
 from sieverl.migrate.tracking import trackers
 from sieverl.migrate.trl_fields import FIELDS, OWN
 from sieverl.migrate.trl_run import engine, evaluation, parallel, precision, sampling, saving
@@ -105,7 +105,7 @@ def given_in(config: object, defaults: Mapping[str, object]) -> JsonObject:
 
 def config_to_draft(given: Mapping[str, object], around: Around, draft: Draft) -> None:
     """Put the settings of a GRPOConfig into `draft`."""
-    typed = {name: as_number(name, value) for name, value in given.items()}
+    typed = {name: as_number(FIELDS, name, value, "TRL") for name, value in given.items()}
     settings = Settings(FIELDS, typed, "TRL")
     apply_rules(settings, draft)
     updates = batches(settings, around, draft)
@@ -117,19 +117,6 @@ def config_to_draft(given: Mapping[str, object], around: Around, draft: Draft) -
     evaluation(settings, updates, draft)
     trackers(settings, draft, "report_to", "project", "run_name")
     reconcile(draft)
-
-
-def as_number(name: str, value: object) -> object:
-    """Text where the field is a number: YAML 1.1 reads 1e-6 as text. Raises a UsageError for any other text."""
-    rule = FIELDS.get(name)
-    default = rule.default if rule else None
-    if isinstance(value, Source) or not isinstance(value, str) or isinstance(default, bool | str | None):
-        return value
-    try:
-        number = float(value)
-    except ValueError as error:
-        raise UsageError(f"{name} = {short(value)} of TRL is not a number; give one, such as {default}") from error
-    return int(number) if isinstance(default, int) and number == int(number) else number
 
 
 def batches(settings: Settings, around: Around, draft: Draft) -> int:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sieverl.errors import UsageError
 from sieverl.migrate.draft import Draft, Note, Source, flat, short
-from sieverl.migrate.rules import Settings, apply_rules
+from sieverl.migrate.rules import Settings, apply_rules, as_number
 from sieverl.migrate.verl_fields import ACTOR, FIELDS, MODEL, OWN
 from sieverl.migrate.verl_run import engine, evaluation, learning_rate, parallel, rewards, saving
 from sieverl.recipe import Recipe
@@ -75,7 +75,7 @@ def config_to_draft(
     config: Mapping[str, object], draft: Draft, adapter: str, rows: Callable[[Draft], int | None] = lambda draft: None
 ) -> None:
     """Put verl's settings into `draft`; `rows` counts those of its data, where that can be read."""
-    given = {name: _number(name, value) for name, value in interpolated(flat(config)).items()}
+    given = {name: as_number(FIELDS, name, value, "verl") for name, value in interpolated(flat(config)).items()}
     settings = Settings(FIELDS, {k: v for k, v in given.items() if not k.endswith("_target_")}, "verl")
     apply_rules(settings, draft)
     data(settings, draft)
@@ -99,18 +99,6 @@ def interpolated(given: Mapping[str, object]) -> JsonObject:
             value = given.get(found[1], Source(value) if found[2] is None else found[2])
         out[name] = Source(value) if isinstance(value, str) and "${" in value else value
     return out
-
-
-def _number(name: str, value: object) -> object:
-    """Text where the setting is a number: YAML 1.1 reads 1e-6 as text."""
-    default = FIELDS[name].default if name in FIELDS else None
-    if isinstance(value, Source) or not isinstance(value, str) or isinstance(default, bool | str | list | None):
-        return value
-    try:
-        number = float(value)
-    except ValueError as error:
-        raise UsageError(f"{name} = {short(value)} of verl is not a number; give one, such as {default}") from error
-    return int(number) if isinstance(default, int) and number == int(number) else number
 
 
 def data(settings: Settings, draft: Draft) -> None:
