@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sieverl.errors import DataError, nearest
 from sieverl.run_dir import manifest
 from sieverl.run_dir.rollouts import Kind
-from sieverl.run_dir.saved import SavedRun, runs_in
+from sieverl.run_dir.saved import SavedRun, read_run
 from sieverl.types import JsonObject
 
 if TYPE_CHECKING:
@@ -25,12 +25,7 @@ def load_run(path: str | Path) -> TrainedRun:
     Traceback (most recent call last):
     sieverl.errors.DataError: runs/nothing-there holds no run: it has neither metrics.jsonl nor recipe.toml
     """
-    folder = Path(path)
-    try:
-        return TrainedRun(SavedRun.read(folder))
-    except DataError as error:
-        known = [str(found) for below in (folder.parent, Path("runs")) for found in runs_in(below)]
-        raise DataError(f"{error}{nearest(str(path), known)}") from error
+    return TrainedRun(read_run(Path(path)))
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ from sieverl.files import make_folder, write_text
 from sieverl.launch.work import Outcome, Start, Watcher, work
 from sieverl.recipe import Recipe, build
 from sieverl.recipe.load import merge, read
+from sieverl.recipe.shipped import run_dir_of
 from sieverl.training.resume import Resume
 from sieverl.training.signals import stop_requests
 from sieverl.types import JsonObject, Metrics, Note
-from sieverl.verify.process import MARK
+from sieverl.verify.process import MARK, to_json
 
 Callback = Callable[[Metrics], object]
 MAIN_KEYS = {"model": "path", "data": "source", "evaluate": "source", "verify": "name"}
@@ -125,7 +126,7 @@ def _run_dir(recipe: Any) -> str:
     paths = [recipe] if isinstance(recipe, str | Path) else recipe
     if not paths or isinstance(paths, Recipe | Mapping):
         return str(Recipe.model_fields["run_dir"].default)
-    return f"runs/{'-'.join(Path(path).stem for path in paths)}"
+    return run_dir_of(paths)
 
 
 def _table(name: str, value: Any, run_dir: Path = Path()) -> JsonObject:
@@ -165,18 +166,13 @@ def rows_of(value: Any) -> list[Mapping[str, object]] | None:
 
 def write_rows(rows: Sequence[Mapping[str, object]], run_dir: Path, name: str) -> Path:
     """The file of rows beside a run directory; other rows go to another file, so that a run keeps those it has."""
-    text = "".join(json.dumps(row, default=plain) + "\n" for row in rows)
+    text = "".join(json.dumps(row, default=to_json) + "\n" for row in rows)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     path = run_dir.with_name(f"{run_dir.name}.{name}-{digest}.jsonl")
     if not path.is_file():
         make_folder(path.parent)
         write_text(path, text)
     return path
-
-
-def plain(value: object) -> object:
-    """A value that JSON lacks, as one that it has."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def split_trackers(trackers: Any) -> tuple[JsonObject, list[Any]]:

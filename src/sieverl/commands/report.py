@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sieverl.errors import DataError, UsageError, first_line, nearest
+from sieverl.errors import UsageError, first_line
 
 if TYPE_CHECKING:
-    from sieverl.run_dir.saved import SavedRun
+    pass
 
 NAME = "report.html"
 OUTPUT_HELP = f"default: {NAME} in the run's directory, for several runs in the current one"
@@ -38,13 +38,14 @@ def run(options: Options) -> None:
     from sieverl.display.report.page import write_report
     from sieverl.display.terminal import Terminal
     from sieverl.files import check_writable
+    from sieverl.run_dir.saved import read_run
 
     named: dict[Path, Path] = {}
     for path in map(Path, options.runs):
         named.setdefault(path.resolve(), path)  # a run that is named twice is one
     folders = list(named.values())
     output = Path(options.output or (folders[0] / NAME if len(folders) == 1 else NAME))
-    runs = [read(path) for path in folders]
+    runs = [read_run(path) for path in folders]
     if output.is_dir():
         raise UsageError(f"--output {output} is a directory; give the name of a file, such as {output / NAME}")
     check_writable(output.parent, "the report in", "--output")
@@ -57,22 +58,12 @@ def run(options: Options) -> None:
         console.print(f"figures: {options.figures}", highlight=False)
 
 
-def read(path: Path) -> SavedRun:
-    """The run in a directory. Raises a DataError that names a run with a similar name where there is none."""
-    from sieverl.run_dir.saved import SavedRun, runs_in
-
-    try:
-        return SavedRun.read(path)
-    except DataError as error:
-        known = [str(found) for folder in (path.parent, Path("runs")) for found in runs_in(folder)]
-        raise DataError(f"{error}{nearest(str(path), known)}") from error
-
-
 def at_the_end(run_dir: Path) -> str:
     """Where the report of a run that has just ended is, or why there is none; it never fails the run."""
     from sieverl.display.report.page import write_report
+    from sieverl.run_dir.saved import read_run
 
     try:
-        return str(write_report([read(run_dir)], run_dir / NAME))
+        return str(write_report([read_run(run_dir)], run_dir / NAME))
     except Exception as error:  # the run is done and saved: nothing here may take that away
         return f"not written: {type(error).__name__}: {first_line(error)}"

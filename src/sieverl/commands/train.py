@@ -81,12 +81,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: Options) -> ExitCode:
     """Train the recipe."""
     from sieverl.recipe import load
-    from sieverl.recipe.shipped import find
+    from sieverl.recipe.shipped import run_dir_of
 
     recipe = load(options.recipe, parse_keys(options.overrides), os.environ)
     if "run_dir" not in recipe.model_fields_set:
-        name = "-".join(find(file).stem for file in options.recipe)
-        recipe = recipe.model_copy(update={"run_dir": f"runs/{name}"})
+        recipe = recipe.model_copy(update={"run_dir": run_dir_of(options.recipe)})
     launch = LAUNCHERS[options.launcher](options)
     if options.dry_run:
         return check_recipe(recipe, options.resume)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sieverl.assets import RECIPES
@@ -34,6 +34,15 @@ def find(recipe: str | Path) -> Path:
         f"there is no recipe {recipe}.{hint} `sieverl train` takes a TOML file, or the name of a shipped recipe: "
         f"{', '.join(known)}"
     )
+
+
+def run_dir_of(recipes: Sequence[str | Path]) -> str:
+    """Where a run is kept whose recipes name no directory.
+
+    >>> run_dir_of(["recipes/base.toml", "lora.toml"])
+    'runs/base-lora'
+    """
+    return f"runs/{'-'.join(Path(recipe).stem for recipe in recipes)}"
 
 
 def about(file: Path) -> str:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sieverl.errors import DataError, first_line
+from sieverl.errors import DataError, first_line, nearest
 from sieverl.run_dir import manifest
 from sieverl.run_dir.metrics import MetricsLog
 from sieverl.run_dir.rollouts import COLUMNS, MARK, NEW, NULLABLE, PART, VERSION, Kind, rollout_path, schema_of
@@ -163,6 +163,15 @@ class SavedRun:
 def _drawable(value: float | None) -> bool:
     """Whether a metric is there, and no integer beyond all floats."""
     return value is not None and abs(value) < LARGEST_NUMBER
+
+
+def read_run(path: Path) -> SavedRun:
+    """The run in a directory. Raises a DataError that names a run with a similar name where there is none."""
+    try:
+        return SavedRun.read(path)
+    except DataError as error:
+        known = [str(found) for folder in (path.parent, Path("runs")) for found in runs_in(folder)]
+        raise DataError(f"{error}{nearest(str(path), known)}") from error
 
 
 def is_run(path: Path) -> bool:
