@@ -23,7 +23,7 @@ from sieverl.algorithms import ALGORITHMS
 from sieverl.algorithms.describe import formula
 from sieverl.cli import main
 from sieverl.commands import push as command
-from sieverl.errors import DataError, UsageError
+from sieverl.errors import DataError, ExitCode, UsageError
 from sieverl.publish.card import card, public
 from sieverl.publish.push import check_reachable, check_repo, check_token, upload
 from sieverl.recipe import build
@@ -190,6 +190,18 @@ def test_a_dry_run_makes_what_would_be_uploaded_and_asks_nobody(
     assert "would upload to org/m (public)" in out
     assert "# m" in out
     assert main([*push, "--output", str(tmp_path / "kept")]) == 2, "it is there already"
+
+
+@pytest.mark.parametrize("mistake", [["nowhere"], ["{run}", "--step", "nowhere"], ["{run}", "--step", "99"]])
+def test_a_mistake_is_found_before_a_folder_is_made(
+    mistake: list[str], finished: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr("tempfile.mkdtemp", lambda *words, **named: made.append(str(named or words)))
+    words = [word.replace("{run}", str(finished)) for word in mistake]
+    assert main(["push", *words, "--repo", "a/b", "--dry-run"]) in (ExitCode.USAGE, ExitCode.DATA)
+    assert made == []
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_without_a_token_nothing_is_made(finished: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

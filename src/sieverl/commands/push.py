@@ -10,9 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sieverl.commands.export import DTYPE_HELP, STEP_HELP
 from sieverl.errors import DataError
+
+if TYPE_CHECKING:
+    from sieverl.publish.export import Source
+    from sieverl.run_dir.saved import SavedRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +57,9 @@ def run(options: Options) -> None:
     if not options.dry_run:
         check_token(get_token())
         check_reachable(options.repo, options.public, api)
+    saved, source = chosen(options)  # before a folder is made
     with folder_for(options.output) as folder:
-        step, text, notes = prepare(options, folder)
+        step, text, notes = prepare(options, saved, source, folder)
         url = None
         if not options.dry_run:
             url = upload(folder, options.repo, options.public, f"Step {step}, trained by SieveRL", api)
@@ -70,15 +76,23 @@ def folder_for(output: str | None) -> Iterator[Path]:
         yield Path(made) / "model"
 
 
-def prepare(options: Options, folder: Path) -> tuple[int, str, list[str]]:
-    """Write model and card into the folder: the step, the card's text, and what there is to say."""
-    from sieverl.publish.card import card
-    from sieverl.publish.export import choose, export
+def chosen(options: Options) -> tuple[SavedRun, Source]:
+    """The run, and the checkpoint of it that is uploaded. Raises a DataError where there is none."""
+    from sieverl.publish.export import choose
     from sieverl.run_dir.saved import SavedRun
 
     saved, source = SavedRun.read(Path(options.run).expanduser()), choose(options.run, options.step)
     if source.step is None:
         raise DataError(f"{options.run} has no checkpoint; a run writes one at its end")
+    return saved, source
+
+
+def prepare(options: Options, saved: SavedRun, source: Source, folder: Path) -> tuple[int, str, list[str]]:
+    """Write model and card into the folder: the step, the card's text, and what there is to say."""
+    from sieverl.publish.card import card
+    from sieverl.publish.export import export
+
+    assert source.step is not None
     made = card(saved, options.repo, source.step, options.dtype)  # before the model, which may take long
     notes = export(source, folder, options.dtype)
     text = str(made)
