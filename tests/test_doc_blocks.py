@@ -8,12 +8,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 from conftest import ROOT
 from doc_blocks import LANGUAGES, PAGES, Block, blocks, commands, run_doctest, run_page, runs
 from saved_runs import make_run
 
 from sieverl.cli import main
 from sieverl.recipe import RENAMED, build, keys
+from sieverl.study.plan import cells_of, read_study
 
 EVERY = [block for page in PAGES for block in blocks(page)]
 PROGRAMS = ("sieverl", "pip", "python", "make", "torchrun", "ray", "vllm", "hf", "sbatch", "kubectl", "uvx", "pipx")
@@ -45,9 +47,15 @@ def test_commands_are_in_blocks_that_are_run():
     assert not wrong
 
 
-def test_tables_are_recipes():
+def test_tables_are_recipes_or_studies(tmp_path):
+    least = {"seeds": [1], "baseline": "a", "arms": {"a": {}}}
     for block in of("toml"):
-        build(tomllib.loads(block.text))
+        tables = tomllib.loads(block.text)
+        if tables.keys() & {"seeds", "command"}:
+            (path := tmp_path / "study.toml").write_text(tomli_w.dumps(least | tables))
+            assert cells_of(read_study(path), path, tmp_path)
+        else:
+            build(tables)
 
 
 def test_python_and_shell_can_be_read():

@@ -157,6 +157,7 @@ OPTIONS = {
     "push": ["--repo", "--dtype", "--step", "--public"],
     "report": ["--output", "--figures"],
     "recipes": [],
+    "study": ["--processes", "--dry-run", "--table"],
     "config": [],
     "completion": [],
 }
@@ -164,7 +165,7 @@ FIRST = {
     "train": ["train", "r.toml"],
     "plan": ["plan", "r.toml"],
     "data": ["data", "prepare", "d.jsonl"],
-    **{command: [command, "nowhere"] for command in ("replay", "export", "push", "report")},
+    **{command: [command, "nowhere"] for command in ("replay", "export", "push", "report", "study")},
 }
 LAST = {
     "train": NOWHERE,

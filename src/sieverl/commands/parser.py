@@ -30,6 +30,7 @@ COMMANDS = {
     "eval": "measure a model on benchmarks (avg@k, pass@k, maj@k), or compare two results",
     "data": "prepare datasets",
     "report": "write what runs learned as one HTML file, without any script",
+    "study": "run a grid of algorithms and seeds: one table with intervals, and verdicts on claims",
     "replay": "compute what another algorithm would have kept of a run's responses, and its gradients",
     "export": "write a trained model as one folder of safetensors, adapters merged",
     "push": "upload a run's model with a model card to the Hugging Face Hub, private unless told otherwise",

@@ -29,7 +29,7 @@ from sieverl.types import Progress, Rollout, unwatched
 
 Metrics = dict[str, float]
 NONFINITE = ("advantages", "log_probs", "losses")  # of tokens, of tokens, of micro-batches
-OBSERVED = ("loss", "tokens", "clipped", "kl_old", "gap", "gap_tokens", *NONFINITE)
+OBSERVED = ("loss", "tokens", "trained", "clipped", "kl_old", "gap", "gap_tokens", *NONFINITE)
 
 
 @dataclass(eq=False, repr=False)
@@ -195,6 +195,7 @@ class Learner:
         metrics: Metrics = {
             "train/loss": total["loss"] / max(losses, 1),
             "train/updates": float(made),
+            "train/tokens": total["trained"],
             "train/grad_norm": sum(norms) / max(len(norms), 1),
             "train/learning_rate": self.learning_rate(),
             "train/nonfinite": float(self.nonfinite),
@@ -273,6 +274,7 @@ class Learner:
         kept_T = torch.ones_like(tokens.logp_T) if tokens.kept_T is None else tokens.kept_T
         log_ratio_T = tokens.log_ratio_T()
         sums["tokens"] += float(kept_T.sum())
+        sums["trained"] += len(tokens.logp_T)
         for name, value_T in (("advantages", tokens.advantage_T), ("log_probs", tokens.logp_T)):
             sums[name] += float((~value_T.isfinite()).sum())
         sums["kl_old"] -= float((log_ratio_T * kept_T).sum())

@@ -1,0 +1,170 @@
+"""Arms beside each other: differences paired by seed, their intervals, and what they say of a claim.
+
+A seed is one observation: the prompts of an evaluation are averaged within it, and two arms with the same seed share
+their prompts, their start and their sampling noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import stdtr
+
+from sieverl.evaluation.statistics import t95
+from sieverl.study.plan import Claim, Comparison, Quantity, Study
+from sieverl.study.results import Result
+
+LEVEL = 0.05
+Verdict = Literal["holds", "does not hold", "undecided"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and its 95% interval (Student's t); None where fewer than two seeds leave it open."""
+
+    seeds: int
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Of one number a seed.
+
+    >>> estimate([0.5, 0.6, 0.7]).seeds, estimate([0.5]), estimate([])
+    (3, Estimate(seeds=1, mean=0.5, low=None, high=None), Estimate(seeds=0, mean=None, low=None, high=None))
+    """
+    if not values:
+        return Estimate(0, None)
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return Estimate(1, mean)
+    half = t95(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return Estimate(len(values), mean, mean - half, mean + half)
+
+
+def of_arm(results: Sequence[Result], arm: str, quantity: Quantity) -> dict[int, float]:
+    """Seed -> the quantity, for the runs of an arm that have it."""
+    found = {result.seed: result.value(quantity) for result in results if result.arm == arm}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def differences(results: Sequence[Result], quantity: Quantity, arm: str, against: str) -> list[float]:
+    """`arm` minus `against`, for each seed that both have, in the order of the seeds."""
+    one, other = of_arm(results, arm, quantity), of_arm(results, against, quantity)
+    return [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+
+
+def above(values: Sequence[float], bound: float) -> float:
+    """The one-sided p-value that the mean of what the values are drawn from is no more than `bound` (Student's t).
+
+    >>> round(above([0.1, 0.2, 0.3], 0.0), 4), above([0.1, 0.1], 0.0), above([0.0, 0.0], 0.0)
+    (0.0371, 0.0, 1.0)
+    """
+    spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    gap = math.fsum(values) / len(values) - bound
+    if spread < 1e-12:  # all seeds differ by the same
+        return 0.0 if gap > 1e-12 else 1.0
+    return float(1 - stdtr(len(values) - 1, gap / spread))
+
+
+def evidence(values: Sequence[float], comparison: Comparison) -> tuple[float, float]:
+    """p-values for what a comparison expects, and for its contrary.
+
+    A direction is tested on both sides, so that the values are those of the 95% interval. `same` is an equivalence
+    test: two one-sided tests that the difference is within the margin (Schuirmann 1987).
+
+    >>> same = Comparison(arm="a", against="b", expect="same", margin=0.2)
+    >>> [round(p, 4) for p in evidence([0.01, -0.02, 0.0], same)]
+    [0.001, 1.0]
+    """
+    negated, margin = [-value for value in values], comparison.margin
+    if comparison.expect == "same":
+        outside = max(1 - above(values, margin), 1 - above(negated, margin))
+        inside = outside if _varies(values) else _within(values, margin)
+        return inside, min(1.0, 2 * min(above(values, margin), above(negated, margin)))
+    wanted, other = (values, negated) if comparison.expect == "higher" else (negated, values)
+    return min(1.0, 2 * above(wanted, margin)), min(1.0, 2 * above(other, -margin))
+
+
+def _varies(values: Sequence[float]) -> bool:
+    return float(np.ptp(values)) > 1e-12
+
+
+def _within(values: Sequence[float], margin: float) -> float:
+    """The p-value of equivalence where all seeds differ by the same."""
+    return 0.0 if abs(values[0]) < margin else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: each times how many are not smaller, and never less than those before it.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    out, least = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        out[place] = least
+    return out
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison, its difference, and what it says; `p` is that of what it says, after Holm's correction."""
+
+    comparison: Comparison
+    difference: Estimate
+    verdict: Verdict
+    p: float | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim and its verdict; `why` says what left it open."""
+
+    claim: Claim
+    compared: Sequence[Compared]
+    verdict: Verdict
+    why: str = ""
+
+
+def judge(claim: Claim, study: Study, results: Sequence[Result], steps: int) -> Judged:
+    """The verdict on a claim: it holds if all of its comparisons do, and does not if one is contradicted.
+
+    The correction is over the comparisons of the claim, once for what they expect and once for the contrary.
+    """
+    pairs = [(one, differences(results, one, one.arm, one.against or study.baseline)) for one in claim.compare]
+    both = [evidence(values, one) if len(values) > 1 else (1.0, 1.0) for one, values in pairs]
+    for_it, against = holm([p for p, _ in both]), holm([p for _, p in both])
+    compared = [_compared(one, values, *ps) for (one, values), *ps in zip(pairs, for_it, against, strict=True)]
+    verdicts = {one.verdict for one in compared}
+    if steps < claim.horizon:
+        return Judged(claim, compared, "undecided", f"it is about {claim.horizon} steps, and the runs have {steps}")
+    if any(len(values) < 2 for _, values in pairs):
+        few = next(one for one, values in pairs if len(values) < 2)
+        return Judged(claim, compared, "undecided", f"fewer than two seeds have {few.title} of {few.arm} and its pair")
+    if "does not hold" in verdicts:
+        return Judged(claim, compared, "does not hold")
+    if verdicts == {"holds"}:
+        return Judged(claim, compared, "holds")
+    return Judged(claim, compared, "undecided", "an interval leaves it open")
+
+
+def _compared(one: Comparison, values: Sequence[float], for_it: float, against: float) -> Compared:
+    verdict: Verdict = "holds" if for_it < LEVEL else "does not hold" if against < LEVEL else "undecided"
+    p = None if len(values) < 2 else against if verdict == "does not hold" else for_it
+    return Compared(one, estimate(values), verdict, p)
+
+
+def starts(results: Sequence[Result], quantity: Quantity) -> Estimate:
+    """The quantity before training, over the seeds: all arms of a seed begin with the same model."""
+    found: Mapping[int, float] = {
+        result.seed: value for result in results if (value := result.start(quantity)) is not None
+    }
+    return estimate([found[seed] for seed in sorted(found)])

@@ -1,0 +1,197 @@
+"""A study file: arms, seeds, what is compared, and the recipe of every cell of the grid."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from sieverl.errors import UsageError, first_line, nearest
+from sieverl.recipe import Recipe, build
+from sieverl.recipe.load import merge, read
+from sieverl.recipe.tables import JsonObject, Table
+
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+
+
+class Quantity(Table):
+    """A number of a run: a metric at its last step, or its mean or sum over some steps."""
+
+    metric: str = Field("", description="a metric; empty: the held-out accuracy")
+    steps: Literal["last", "all"] | tuple[int, int] = Field("last", description="last, all, or [first, last]")
+    reduce: Literal["mean", "sum"] = Field("mean", description="of the values at these steps")
+    label: str = Field("", description="what a table calls it; empty: the metric")
+
+    @property
+    def title(self) -> str:
+        """What a table calls it.
+
+        >>> Quantity(metric="policy/entropy", steps=(1, 50)).title, Quantity(metric="a", reduce="sum").title
+        ('policy/entropy, steps 1 to 50', 'sum of a')
+        """
+        over = "" if isinstance(self.steps, str) else f", steps {self.steps[0]} to {self.steps[1]}"
+        return self.label or f"{'sum of ' if self.reduce == 'sum' else ''}{self.metric or 'held-out accuracy'}{over}"
+
+
+class Comparison(Quantity):
+    """What a claim says of one arm beside another: `arm` minus `against` is above, below or within `margin`."""
+
+    arm: str
+    against: str = Field("", description="empty: the baseline")
+    expect: Literal["higher", "lower", "same"]
+    margin: float = Field(0.0, ge=0, description="same: the largest difference that does not matter")
+
+    @field_validator("margin")
+    @classmethod
+    def _finite(cls, margin: float) -> float:
+        if margin > 1e9:
+            raise ValueError("give a difference that does not matter, such as 0.02")
+        return margin
+
+
+class Claim(Table):
+    """A sentence that holds if all its comparisons do; undecided in a study of fewer steps than `horizon`."""
+
+    text: str
+    horizon: int = Field(0, ge=0, description="steps from which on the claim is about what it says")
+    note: str = Field("", description="what else could explain it")
+    compare: Annotated[list[Comparison], Field(min_length=1)]
+
+
+class Study(Table):
+    """A study file. `settings` and `arms` are tables of the recipe; those of an arm go on top."""
+
+    about: str = ""
+    recipe: list[str] = Field([], description="recipe files or names of shipped ones, left to right")
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    baseline: str = Field(description="the arm that the others are compared with")
+    columns: list[Quantity] = Field([], description="of the table; the first is the held-out accuracy by default")
+    settings: JsonObject = Field({}, description="tables of the recipe for all arms")
+    arms: Annotated[dict[str, JsonObject], Field(min_length=1)]
+    claims: list[Claim] = Field([], description="what the study is to decide")
+    processes: int = Field(0, ge=0, description="cells at a time; 0: one for each GPU, or for each `threads` cores")
+    command: list[str] = Field([], description="how a cell is started; {recipe} is its file")
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _one(cls, given: object) -> object:
+        """A name alone is a list of one."""
+        return [given] if isinstance(given, str) else given
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _metrics(cls, given: object) -> object:
+        """A text is a metric."""
+        return [{"metric": one} if isinstance(one, str) else one for one in given] if isinstance(given, list) else given
+
+    @property
+    def shown(self) -> Sequence[Quantity]:
+        """The columns of the table."""
+        return self.columns or [Quantity()]
+
+    @property
+    def quantities(self) -> Iterator[Quantity]:
+        """All that is read of a run."""
+        yield from self.shown
+        for claim in self.claims:
+            yield from claim.compare
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid."""
+
+    arm: str
+    seed: int
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """The name of its files."""
+        return f"{self.arm}-{self.seed}"
+
+    @property
+    def digest(self) -> str:
+        """What its numbers depend on: all of its recipe but where the run is kept, and who is told of it."""
+        whole = self.recipe.model_dump(mode="json", exclude={"run_dir", "trackers", "checkpoint"})
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_study(path: Path) -> Study:
+    """The study in a TOML file. Raises a UsageError that names the key at fault."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the study {path} cannot be read: {first_line(error)}") from error
+    try:
+        study = Study.model_validate(tomllib.loads(text))
+    except (ValidationError, RecursionError) as error:
+        raise UsageError(f"{path}: {_explain(error)}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid TOML: {first_line(error)}") from error
+    _check(study, path)
+    return study
+
+
+def cells_of(study: Study, path: Path, output: Path) -> list[Cell]:
+    """Every cell, in the order in which they are run: all arms of a seed before the next seed.
+
+    Raises a UsageError where an arm is no recipe. A run uses one thread unless the study says otherwise, so that its
+    numbers do not depend on how many run at a time.
+    """
+    common: JsonObject = {"threads": 1}
+    for name in study.recipe:
+        common = merge(common, read(name))
+    common = merge(common, study.settings)
+    cells = []
+    for seed in study.seeds:
+        for arm, tables in study.arms.items():
+            own = {"seed": seed, "run_dir": str(output / "runs" / f"{arm}-{seed}")}
+            recipe = build(merge(merge(common, tables), own), where=f"{path}: arms.{arm}")
+            cells.append(Cell(arm, seed, recipe))
+    return cells
+
+
+def _check(study: Study, path: Path) -> None:
+    """Raise a UsageError for names that do not fit together."""
+    for arm in study.arms:
+        if not NAME.fullmatch(arm):
+            raise UsageError(f"{path}: arms.{arm!r} is no name for files; use letters, digits and _ . + -")
+    named = {"baseline": study.baseline}
+    for number, claim in enumerate(study.claims):
+        for place, one in enumerate(claim.compare):
+            where = f"claims.{number}.compare.{place}"
+            named |= {f"{where}.arm": one.arm, f"{where}.against": one.against or study.baseline}
+            if one.arm == (one.against or study.baseline):
+                raise UsageError(f"{path}: {where} compares {one.arm} with itself; set against to another arm")
+            if one.expect == "same" and not one.margin:
+                raise UsageError(f"{path}: {where} expects 'same' and needs a margin: how much does not matter?")
+    for key, arm in named.items():
+        if arm not in study.arms:
+            raise UsageError(f"{path}: {key} = {arm!r} is no arm.{nearest(arm, study.arms)}")
+    if twice := sorted({seed for seed in study.seeds if study.seeds.count(seed) > 1}):
+        raise UsageError(f"{path}: seeds has {twice[0]} twice; the same seed gives the same run")
+    for key in ("seed", "run_dir"):
+        if key in study.settings or any(key in tables for tables in study.arms.values()):
+            raise UsageError(f"{path}: {key} is set by the study; leave it out (seeds = [...] are the seeds)")
+
+
+def _explain(error: Exception) -> str:
+    """The first fault of a study in a line."""
+    if not isinstance(error, ValidationError):
+        return "it is nested too deep"
+    faults = error.errors()
+    first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])  # a typo explains others
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        hint = nearest(str(first["loc"][-1]), [*Study.model_fields, *Claim.model_fields, *Comparison.model_fields])
+        return f"there is no key {key!r}.{hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[:1].lower()}{message[1:]}"

@@ -1,0 +1,141 @@
+"""Differences paired by seed, corrections, verdicts: against hand-worked numbers and SciPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from sieverl.study.compare import above, differences, estimate, evidence, holm, judge
+from sieverl.study.plan import Claim, Comparison, Quantity, Study
+from sieverl.study.results import Result
+
+STUDY = Study(seeds=[1, 2, 3], baseline="b", arms={"a": {}, "b": {}, "c": {}})
+
+
+def result(arm: str, seed: int, value: float | None, step: int = 100) -> Result:
+    return Result(
+        arm, seed, "", step, "eval/x/avg@4", {} if value is None else {"eval/x/avg@4": ([0, step], [0.1, value])}
+    )
+
+
+def results(**values: Sequence[float | None]) -> list[Result]:
+    return [result(arm, seed, value) for arm, row in values.items() for seed, value in enumerate(row, 1)]
+
+
+def claim(expect: str, margin: float = 0.0, arm: str = "a", horizon: int = 0) -> Claim:
+    return Claim(text="t", horizon=horizon, compare=[Comparison(arm=arm, expect=expect, margin=margin)])
+
+
+def verdict(claimed: Claim, runs: Sequence[Result]) -> str:
+    return judge(claimed, STUDY, runs, 100).verdict
+
+
+def test_differences_are_of_the_seeds_that_both_have() -> None:
+    runs = results(a=[0.5, 0.6, None], b=[0.4, 0.4, 0.4])
+    assert differences(runs, Quantity(), "a", "b") == pytest.approx([0.1, 0.2])
+
+
+numbers = st.lists(st.floats(-1, 1, width=32).map(lambda x: round(x, 3)), min_size=3, max_size=9)
+
+
+@given(numbers)
+def test_p_values_are_those_of_a_paired_t_test(values: list[float]) -> None:
+    if np.ptp(values) < 1e-3:
+        return
+    for expect, side in (("higher", "greater"), ("lower", "less")):
+        p = evidence(values, Comparison(arm="a", expect=expect))[0]
+        assert p == pytest.approx(min(1.0, 2 * stats.ttest_1samp(values, 0, alternative=side).pvalue), abs=1e-9)
+    both = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    found = estimate(values)
+    assert (found.low, found.high) == (pytest.approx(both.low), pytest.approx(both.high))
+    higher = evidence(values, Comparison(arm="a", expect="higher"))[0]
+    assert (higher < 0.05) == (both.low > 0), "the test and the interval say the same"
+
+
+@given(numbers, st.floats(0.01, 1))
+def test_same_is_two_one_sided_tests(values: list[float], margin: float) -> None:
+    if np.ptp(values) < 1e-3:
+        return
+    low = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
+    high = stats.ttest_1samp(values, margin, alternative="less").pvalue
+    p, contrary = evidence(values, Comparison(arm="a", expect="same", margin=margin))
+    assert p == pytest.approx(max(low, high), abs=1e-9)
+    assert contrary == pytest.approx(min(1.0, 2 * min(1 - low, 1 - high)), abs=1e-9)
+    assert not (p < 0.05 and contrary < 0.05)
+
+
+@pytest.mark.parametrize(
+    ("shift", "expect", "right"), [(0.0, "same", True), (0.3, "same", False), (0.3, "higher", True)]
+)
+def test_seeds_that_all_differ_by_the_same(shift: float, expect: str, right: bool) -> None:
+    p, contrary = evidence([shift] * 4, Comparison(arm="a", expect=expect, margin=0.1))
+    assert (p, contrary) == ((0.0, 1.0) if right else (1.0, 0.0))
+
+
+def test_above_of_one_tail() -> None:
+    assert above([0.1, 0.2, 0.3], 0.2) == pytest.approx(0.5)
+    assert above([0.1, 0.2, 0.3], 0.9) > 0.99
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_what_its_definition_rejects(p_values: list[float]) -> None:
+    order = np.argsort(p_values, kind="stable")
+    rejected, m = set(), len(p_values)
+    for rank, place in enumerate(order):
+        if p_values[place] * (m - rank) >= 0.05:
+            break
+        rejected.add(int(place))
+    assert {place for place, p in enumerate(holm(p_values)) if p < 0.05} == rejected
+    assert all(one >= p for one, p in zip(holm(p_values), p_values, strict=True))
+
+
+def test_verdicts() -> None:
+    runs = results(a=[0.50, 0.52, 0.51], b=[0.40, 0.41, 0.42])
+    assert verdict(claim("higher"), runs) == "holds"
+    assert verdict(claim("lower"), runs) == "does not hold"
+    assert verdict(claim("higher", margin=0.2), runs) == "does not hold"
+    assert verdict(claim("same", margin=0.2), runs) == "holds"
+    assert verdict(claim("same", margin=0.02), runs) == "does not hold"
+    assert verdict(claim("same", margin=0.1), runs) == "undecided"
+    assert verdict(claim("higher"), results(a=[0.5, 0.3, 0.41], b=[0.4, 0.41, 0.42])) == "undecided"
+
+
+def test_a_claim_holds_if_all_comparisons_do_and_is_corrected_for_their_number() -> None:
+    values = [0.0, 0.04, 0.05, 0.03, 0.02, 0.001, 0.02, -0.01]
+    p = stats.ttest_1samp(values, 0).pvalue
+    assert 0.01 < p < 0.05
+    study = STUDY.model_copy(update={"seeds": list(range(1, 9))})
+    runs = results(a=values, b=[0.0] * 8, c=[-value for value in values])
+    one = Comparison(arm="a", expect="higher")
+    assert judge(Claim(text="t", compare=[one]), study, runs, 100).verdict == "holds"
+    alone = judge(Claim(text="t", compare=[one, one, one, one, one]), study, runs, 100)
+    assert alone.verdict == "undecided"
+    assert [each.p for each in alone.compared] == pytest.approx([5 * p] * 5)
+    wrong = Comparison(arm="c", expect="higher")
+    assert judge(Claim(text="t", compare=[wrong]), study, runs, 100).verdict == "does not hold"
+
+
+def test_what_leaves_a_claim_undecided_is_said() -> None:
+    runs = results(a=[0.50, 0.52, 0.51], b=[0.40, 0.41, 0.42], c=[0.5, None, None])
+    early = judge(claim("higher", horizon=300), STUDY, runs, 100)
+    assert (early.verdict, early.why) == ("undecided", "it is about 300 steps, and the runs have 100")
+    few = judge(claim("higher", arm="c"), STUDY, runs, 100)
+    assert few.verdict == "undecided"
+    assert "fewer than two seeds" in few.why
+    assert few.compared[0].p is None
+
+
+def test_a_quantity_beyond_the_last_step_of_a_run_is_missing() -> None:
+    stopped = result("a", 1, 0.5, step=40)
+    assert stopped.value(Quantity(steps=(30, 40))) == 0.5
+    assert stopped.value(Quantity(steps=(30, 60))) is None, "a run that stopped early has no end"
+    whole = Result("a", 1, "", 4, "", {"m": ([1, 2, 4], [1.0, 2.0, 3.0])})
+    assert whole.value(Quantity(metric="m", steps="all", reduce="sum")) == 6
+    assert whole.value(Quantity(metric="m", steps=(1, 2))) == 1.5
+    assert whole.value(Quantity(metric="m")) == 3
+    assert whole.start(Quantity(metric="m")) is None

@@ -1,0 +1,122 @@
+"""Study files: what they mean, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from sieverl.errors import UsageError
+from sieverl.study.plan import cells_of, read_study
+from sieverl.study.process import command_of, slots
+
+GOOD = """
+recipe = "demo"
+seeds = [3, 1]
+baseline = "grpo"
+columns = ["policy/entropy"]
+
+[settings]
+steps = 5
+train = { lr = 1e-3 }
+
+[arms.grpo]
+algorithm = "grpo"
+
+[arms.raft]
+algorithm = "raft"
+train = { minibatches = 2 }
+
+[[claims]]
+text = "t"
+compare = [{ arm = "raft", expect = "higher" }]
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "s.toml").write_text(text)
+    return folder / "s.toml"
+
+
+def test_cells_are_arms_by_seeds_with_the_tables_on_top_of_each_other(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD)
+    cells = cells_of(read_study(path), path, Path("out"))
+    assert [cell.name for cell in cells] == ["grpo-3", "raft-3", "grpo-1", "raft-1"]
+    raft = cells[1].recipe
+    assert (raft.algorithm, raft.seed, raft.steps, raft.train.lr, raft.train.minibatches) == ("raft", 3, 5, 1e-3, 2)
+    assert raft.data.source == "reasoning_gym:basic_arithmetic", "of the demo's recipe"
+    assert raft.run_dir == "out/runs/raft-3"
+    assert {cell.recipe.threads for cell in cells} == {1}
+
+
+def test_the_digest_is_of_what_the_numbers_depend_on(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD)
+    one, other = (cells_of(read_study(path), path, Path(output))[0] for output in ("a", "b"))
+    assert one.digest == other.digest
+    path.write_text(GOOD.replace("lr = 1e-3", "lr = 2e-3"))
+    assert cells_of(read_study(path), path, Path("a"))[0].digest != one.digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('baseline = "grpo"', 'baseline = "grop"', "baseline = 'grop' is no arm. Did you mean grpo?"),
+        ('arm = "raft", e', 'arm = "rfat", e', "claims.0.compare.0.arm = 'rfat' is no arm. Did you mean raft?"),
+        ('"raft", e', '"grpo", e', "claims.0.compare.0 compares grpo with itself"),
+        ('"higher"', '"same"', "claims.0.compare.0 expects 'same' and needs a margin"),
+        ('"higher"', '"better"', "claims.0.compare.0.expect: input should be 'higher', 'lower' or 'same'"),
+        ("seeds = [3, 1]", "seeds = [3, 3]", "seeds has 3 twice"),
+        ("seeds = [3, 1]", "seeds = []", "seeds: list should have at least 1 item"),
+        ("seeds =", "sedes =", "there is no key 'sedes'. Did you mean seeds?"),
+        ("steps = 5", "seed = 5", "seed is set by the study"),
+        ("[arms.raft]", '[arms."a b/c"]', "arms.'a b/c' is no name for files"),
+        ("[settings]", "[settings", "is not valid TOML"),
+    ],
+)
+def test_a_mistake_is_said_with_the_key(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    path = written(tmp_path, GOOD.replace(old, new, 1))
+    with pytest.raises(UsageError) as error:
+        read_study(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_a_key_that_is_none_of_the_recipe_is_said_with_the_arm(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD.replace("minibatches = 2", "minibatch = 2"))
+    with pytest.raises(UsageError, match=r"arms\.raft: there is no key 'train\.minibatch'.*minibatches"):
+        cells_of(read_study(path), path, Path("out"))
+
+
+def test_a_file_that_is_not_there() -> None:
+    with pytest.raises(UsageError, match=r"the study nowhere\.toml cannot be read: .*No such file"):
+        read_study(Path("nowhere.toml"))
+
+
+def test_a_command_of_its_own_names_the_recipe(tmp_path: Path) -> None:
+    study = read_study(written(tmp_path, GOOD))
+    own = study.model_copy(update={"command": ["torchrun", "-m", "sieverl", "train", "{recipe}"]})
+    assert command_of(own, Path("r.toml"))[-1] == "r.toml"
+    with pytest.raises(UsageError, match=r"does not say \{recipe\}"):
+        command_of(study.model_copy(update={"command": ["true"]}), Path("r.toml"))
+
+
+def test_as_many_at_a_time_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, GOOD)
+    study = read_study(path)
+    cells = cells_of(study, path, tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert slots(study, cells, gpus=0, cores=4) == [{}] * 4
+    assert slots(study, cells, gpus=2, cores=4) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert slots(study, cells, gpus=2, cores=4)[1] == {"CUDA_VISIBLE_DEVICES": "6"}
+    assert slots(study.model_copy(update={"command": ["torchrun", "{recipe}"]}), cells, gpus=8, cores=64) == [{}]
+    assert slots(study.model_copy(update={"processes": 3}), cells, gpus=8, cores=64) == [{}] * 3
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_studies_here_are_studies(path: Path) -> None:
+    study = read_study(path)
+    assert cells_of(study, path, Path("out"))
+    assert study.about

@@ -1,0 +1,206 @@
+"""`sieverl study`: cells as processes, results as they come, tables that do not depend on when."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from sieverl.cli import main
+from sieverl.errors import ExitCode
+
+Capture = pytest.CaptureFixture[str]
+# A cell that needs no model: its numbers come from its algorithm and seed.
+CELL = """
+import json, pathlib, shutil, sys, time, tomllib
+file = pathlib.Path(sys.argv[1])
+recipe = tomllib.loads(file.read_text())
+run, name, seed = pathlib.Path(recipe["run_dir"]), recipe["algorithm"], recipe["seed"]
+with pathlib.Path("started").open("a") as started:
+    print(file.stem, file=started)
+if name == "raft" and pathlib.Path("wait").exists():
+    time.sleep(60)
+if name == "raft" and pathlib.Path("fail").exists():
+    sys.exit("no such thing")
+run.mkdir(parents=True)
+shutil.copy(file, run / "recipe.toml")
+last = 2 if name == "ppo" else 4
+with (run / "metrics.jsonl").open("w") as rows:
+    for step in range(last + 1):
+        score = 0.25 + step * (0.1 if name == "raft" else 0.05) + seed * 0.01 + len(name) * seed * 1e-3
+        row = {"step": step, "policy/entropy": 1 / (1 + step), "time/step": time.time() % 1}
+        print(json.dumps(row | ({"eval/heldout/avg@4": score} if step % 2 == 0 else {})), file=rows)
+if name == "ppo":
+    print("alarm: nothing was kept")
+    sys.exit(5)
+"""
+STUDY = """
+about = "Three arms."
+recipe = "demo"
+seeds = [1, 2]
+baseline = "grpo"
+columns = ["eval/heldout/avg@4", { metric = "policy/entropy", steps = "all", label = "entropy" }]
+command = ["{python}", "cell.py", "{recipe}"]
+settings = { steps = 4, data = { options = { size = 40 } }, evaluate = { limit = 8, options = { size = 8 } } }
+
+[arms]
+grpo = { algorithm = "grpo" }
+raft = { algorithm = "raft" }
+
+[[claims]]
+text = "RAFT ends higher."
+compare = [{ arm = "raft", expect = "higher" }]
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cell.py").write_text(CELL)
+    (tmp_path / "s.toml").write_text(STUDY)
+    return tmp_path
+
+
+def started(here: Path) -> list[str]:
+    return sorted((here / "started").read_text().split())
+
+
+def test_a_study_runs_each_cell_once_and_its_tables_do_not_change(here: Path, capsys: Capture) -> None:
+    assert main(["study", "s.toml"]) == 0
+    out = capsys.readouterr().out
+    assert "4 of 4 cells to run, 1 at a time" in out
+    assert "4/4 raft-2: 0.278 -> 0.678" in out
+    assert "holds: RAFT ends higher." in out
+    assert started(here) == ["grpo-1", "grpo-2", "raft-1", "raft-2"]
+    output = here / "runs" / "s"
+    table, numbers = (output / "table.md").read_bytes(), (output / "table.csv").read_bytes()
+    assert b"| raft | 2 | 0.671 \xc2\xb1 0.089 | +0.200 \xc2\xb1 0.000 | 0.321 \xc2\xb1 0.000 |" in table
+    assert b"| before training | 2 | 0.271 \xc2\xb1 0.089 |" in table
+    assert b"**Holds:** RAFT ends higher." in table
+    assert numbers.splitlines()[0].startswith(b"arm,metric,seeds,mean,low,high,difference_seeds")
+    assert (output / "report.html").is_file()
+    kept = (output / "results.jsonl").read_bytes()
+    shutil.rmtree(output / "runs" / "raft-1")
+    lines = [
+        line for line in kept.splitlines(keepends=True) if json.loads(line)["run"] and b'"raft", "seed": 1' not in line
+    ]
+    assert len(lines) == 3
+    (output / "results.jsonl").write_bytes(b"".join(lines))
+    assert main(["study", "s.toml"]) == 0
+    assert started(here) == ["grpo-1", "grpo-2", "raft-1", "raft-1", "raft-2"], "only what had no result"
+    assert ((output / "table.md").read_bytes(), (output / "table.csv").read_bytes()) == (table, numbers)
+    hashes = [
+        [json.loads(line)["run"] for line in text.splitlines()]
+        for text in (kept, (output / "results.jsonl").read_bytes())
+    ]
+    assert hashes[0] == hashes[1], "the same numbers, times apart"
+
+
+def test_an_alarm_is_a_result_and_a_failure_is_none(here: Path, capsys: Capture) -> None:
+    (here / "s.toml").write_text(STUDY.replace("[arms]", '[arms]\nppo = { algorithm = "ppo" }'))
+    (here / "fail").touch()
+    assert main(["study", "s.toml"]) == ExitCode.DATA
+    captured = capsys.readouterr()
+    assert "raft-1 failed, exit code 1: no such thing" in captured.out
+    assert "1 cells failed, and their arms have no more results; raft-1, exit code 1: no such thing" in captured.err
+    assert "logs/raft-1.log" in captured.err
+    assert "ppo-2: 0.276 -> 0.376" in captured.out
+    assert "(stopped at step 2: alarm: nothing was kept)" in captured.out
+    (here / "fail").unlink()
+    assert main(["study", "s.toml"]) == 0
+    table = (here / "runs" / "s" / "table.md").read_text()
+    assert "- ppo, seed 1: alarm: nothing was kept" in table
+    assert "| ppo | 2 | " in table
+    assert started(here) == ["grpo-1", "grpo-2", "ppo-1", "ppo-2", "raft-1", "raft-1", "raft-2"]
+
+
+def test_a_signal_stops_the_cells_and_the_same_command_goes_on(here: Path) -> None:
+    (here / "wait").touch()
+    command = [sys.executable, "-m", "sieverl", "study", "s.toml", "--processes", "2"]
+    study = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not ((here / "started").is_file() and "raft-1" in started(here)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    study.send_signal(signal.SIGTERM)
+    out, _ = study.communicate(timeout=60)
+    assert study.returncode == ExitCode.PREEMPTED
+    assert "the same command goes on" in out
+    (here / "wait").unlink()
+    shutil.rmtree(here / "runs" / "s" / "runs" / "raft-1", ignore_errors=True)
+    assert main(["study", "s.toml"]) == 0
+    assert len((here / "runs" / "s" / "results.jsonl").read_text().splitlines()) == 4
+
+
+def test_results_of_other_settings_are_not_mixed_in(here: Path, capsys: Capture) -> None:
+    assert main(["study", "s.toml", "--output", "out"]) == 0
+    before = (here / "out" / "results.jsonl").read_bytes()
+    (here / "s.toml").write_text(STUDY.replace('"raft" }', '"raft", train = { lr = 0.5 } }'))
+    assert main(["study", "s.toml", "--output", "out"]) == ExitCode.USAGE
+    assert "the settings of raft are not those that out/results.jsonl was made with" in capsys.readouterr().err
+    assert (here / "out" / "results.jsonl").read_bytes() == before
+    (here / "s.toml").write_text(STUDY.replace("seeds = [1, 2]", "seeds = [1, 2, 3]"))
+    assert main(["study", "s.toml", "--output", "out"]) == 0, "more seeds are no other settings"
+    assert started(here) == ["grpo-1", "grpo-2", "grpo-3", "raft-1", "raft-2", "raft-3"]
+
+
+def test_a_metric_that_is_none_is_said_after_the_first_cell(here: Path, capsys: Capture) -> None:
+    (here / "s.toml").write_text(STUDY.replace('"policy/entropy"', '"policy/entrpy"'))
+    assert main(["study", "s.toml"]) == ExitCode.DATA
+    assert "the runs have no metric 'policy/entrpy'. Did you mean policy/entropy?" in capsys.readouterr().err
+    assert started(here) == ["grpo-1"]
+
+
+def test_tables_alone_and_a_dry_run_run_nothing(here: Path, capsys: Capture) -> None:
+    assert main(["study", "s.toml", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "raft: raft, 4 steps, seeds 1, 2" in out
+    assert "4 cells, 0 with a result" in out
+    assert not (here / "runs").exists()
+    assert main(["study", "s.toml"]) == 0
+    before = (here / "runs" / "s" / "table.md").read_bytes()
+    (here / "runs" / "s" / "table.md").unlink()
+    shutil.rmtree(here / "runs" / "s" / "runs")
+    assert main(["study", "s.toml", "--table"]) == 0
+    assert (here / "runs" / "s" / "table.md").read_bytes() == before, "results.jsonl is all that it needs"
+    assert len(started(here)) == 4
+    assert main(["study", "s.toml", "--dry-run"]) == 0
+    assert "raft: raft, 4 steps, nothing left to run" in capsys.readouterr().out
+
+
+def test_mistakes_are_said(here: Path, capsys: Capture) -> None:
+    def said(*arguments: str) -> str:
+        assert main(["study", *arguments]) in (ExitCode.USAGE, ExitCode.DATA)
+        return capsys.readouterr().err
+
+    assert "--processes 0: give 1 or more" in said("s.toml", "--processes", "0")
+    (here / "out").mkdir()
+    (here / "out" / "results.jsonl").write_text('{"arm": 3}\n')
+    assert "out/results.jsonl, line 1 is no result of a study" in said("s.toml", "--output", "out")
+    (here / "s.toml").write_text(STUDY.replace('algorithm = "raft"', 'algorithm = "rfat"'))
+    assert "arms.raft: there is no algorithm 'rfat'" in said("s.toml", "--dry-run")
+
+
+@pytest.mark.slow
+def test_the_short_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """Real runs: the same table again from a cell that is run anew, whatever else runs beside it."""
+    monkeypatch.chdir(ROOT)
+    command = ["study", "studies/short.toml", "--output", str(tmp_path)]
+    assert main(command) == 0
+    table, kept = (tmp_path / "table.md").read_bytes(), (tmp_path / "results.jsonl").read_text().splitlines()
+    assert len(kept) == 6
+    for line in map(json.loads, kept):
+        score = line["metrics"]["eval/heldout/avg@4"][1]
+        assert score[-1] > score[0] + 0.1, "it learns"
+    (tmp_path / "results.jsonl").write_text("".join(f"{line}\n" for line in kept[1:]))
+    shutil.rmtree(tmp_path / "runs" / json.loads(kept[0])["arm"].join(("", "-1")))
+    assert main(command) == 0
+    assert (tmp_path / "table.md").read_bytes() == table
+    again = [json.loads(line)["run"] for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert again == [json.loads(line)["run"] for line in kept]
