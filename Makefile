@@ -13,7 +13,7 @@ TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
 
 # what is learnt: every line of it is run by its tests
 A := src/sieverl/algorithms
-PURE := $(A)/algorithm.py,$(A)/axes.py,$(A)/credit.py,$(A)/needs.py,$(A)/objective.py,$(A)/token_advantage.py,$(A)/tokens.py
+PURE := $(A)/algorithm.py,$(A)/axes.py,$(A)/credit.py,$(A)/needs.py,$(A)/objective.py,$(A)/sieve.py,$(A)/token_advantage.py,$(A)/tokens.py
 
 .PHONY: setup lock audit browser demo test test-slow test-faults vllm-env test-gpu lint bench bench-gpu picture docs clean
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from beartype import BeartypeConf, beartype
 from families import SIZES
@@ -19,6 +20,9 @@ CHECKED = (
     *("model.logprobs", "model.packed"),
 )
 install_import_hook([f"sieverl.{name}" for name in CHECKED], "conftest.checked")
+
+hypothesis.settings.register_profile("all", deadline=None)  # a busy machine fails no test
+hypothesis.settings.load_profile("all")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

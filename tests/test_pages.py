@@ -108,9 +108,9 @@ def metrics_of_the_page() -> set[str]:
 
 
 def test_the_metrics_of_a_run_are_those_of_the_page(tmp_path):
-    """Of a run with a critic, an evaluation and a reward of parts: what is there is on the page, and the reverse."""
+    """Of a run with a critic, a sieve and a reward of parts: what is there is on the page, and the reverse."""
     parts = ({"name": "math", "weight": 1.0}, {"name": "number", "weight": 0.1})
-    run_it(tmp_path / "run", steps=1, algorithm="ppo", verify__name="sum", verify__parts=parts)
+    run_it(tmp_path / "run", steps=1, algorithm="ppo", verify__name="sum", verify__parts=parts, axes__sieve=0.3)
     rows = MetricsLog(tmp_path / "run" / "metrics.jsonl").rows()
     written = {name.replace("@2", "@<k>").replace("/heldout/", "/<name>/") for row in rows for name in row}
     written = {re.sub(r"^reward/(math|number)/", "reward/<part>/", name) for name in written}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import NOT_EVALUATED, comparable, recipe, run_it
+from runs import GYM, NOT_EVALUATED, comparable, recipe, run_it
 from safetensors.torch import load_file
 
 from sieverl.errors import UsageError
@@ -57,6 +57,23 @@ def test_a_longer_queue_with_resampling(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "again" / "checkpoints" / f"step-{later}")
     run_it(tmp_path / "again", **options)
     assert comparable(tmp_path / "again") == comparable(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_the_ledger_of_a_sieve_survives_a_stop(tmp_path: Path, staleness: int) -> None:
+    few = {"data__options": {**GYM, "size": 6}, "data__check_gold": 0}
+    sieve = {"axes__sieve": 0.6, "axes__sieve_explore": 0.1, "rollout__staleness": staleness}
+    options = {**AHEAD, **NOT_EVALUATED, **few, **sieve, "steps": 5}
+    run_it(tmp_path / "whole", **options)
+    rows = comparable(tmp_path / "whole")[1:]
+    assert sum(row["select/skipped"] for row in rows) > 0, "prompts come back, and some are passed over"
+    assert sum(row["select/stopped"] for row in rows) > 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "again", symlinks=True)
+    for later in (3, 4, 5):
+        shutil.rmtree(tmp_path / "again" / "checkpoints" / f"step-{later}")
+    run = run_it(tmp_path / "again", **options)
+    assert comparable(tmp_path / "again") == comparable(tmp_path / "whole")
+    assert run.state.ledger.batches == 5
 
 
 def test_without_staleness_nothing_runs_ahead(tmp_path: Path) -> None:

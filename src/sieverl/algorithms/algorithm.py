@@ -14,6 +14,7 @@ from sieverl.algorithms import objective as obj
 from sieverl.algorithms.credit import everything, reward, signed
 from sieverl.algorithms.needs import needs_of
 from sieverl.algorithms.objective import Aggregate, Clipped, Penalty
+from sieverl.algorithms.sieve import Sieve
 from sieverl.algorithms.token_advantage import to_tokens
 from sieverl.algorithms.tokens import Tokens
 from sieverl.errors import UsageError
@@ -28,7 +29,8 @@ class DynamicSampling:
 
     `until` says which rows belong to prompts that need no more. Others are resampled, in `max_rounds` rounds at most:
     with `fresh_prompts` new prompts take their place, else they get more samples (Reinforce-Ada, arXiv 2510.04996).
-    `greedy_baseline` adds one greedy response a prompt, which is never trained on (ReMax, arXiv 2310.10505).
+    `greedy_baseline` adds one greedy response a prompt, which is never trained on (ReMax, arXiv 2310.10505). `sieve`
+    leaves out prompts that will hardly teach, and stops groups early.
 
     >>> from sieverl import get_algorithm
     >>> get_algorithm("remax").sampling.greedy_baseline
@@ -39,6 +41,7 @@ class DynamicSampling:
     fresh_prompts: bool = False
     max_rounds: int = 1
     greedy_baseline: bool = False
+    sieve: Sieve | None = None
 
     def __post_init__(self) -> None:
         if self.max_rounds < 1:

@@ -12,11 +12,13 @@ from sieverl.algorithms import objective as obj
 from sieverl.algorithms.algorithm import Algorithm
 from sieverl.algorithms.credit import OverlongShaped, batch_zscore, reward, signed, zero_one
 from sieverl.algorithms.objective import Clipped, Penalty
+from sieverl.algorithms.sieve import with_sieve
 from sieverl.algorithms.token_advantage import Gae, KlInReward
 from sieverl.algorithms.tokens import Tokens
 from sieverl.errors import UsageError
 from sieverl.types import JsonObject
 
+SIEVE = {"sieve": "threshold", "sieve_explore": "explore"}
 CLIPS = {"clip_low": "low", "clip_high": "high", "dual_clip": "dual"}
 
 
@@ -65,6 +67,9 @@ def with_axes(algorithm: Algorithm, axes: JsonObject) -> Algorithm:
     clip = {CLIPS[axis]: value for axis, value in axes.items() if axis in CLIPS}
     if clip and isinstance(algorithm.objective, Clipped):
         changes["objective"] = replace(algorithm.objective, **clip)
+    sieve = {SIEVE[axis]: value for axis, value in axes.items() if axis in SIEVE}
+    if sieve:
+        algorithm = with_sieve(algorithm, **sieve)
     penalties = list(algorithm.penalties)
     denominator = axes.get("penalty_denominator", "kept")
     if axes.get("kl_coefficient", 0):

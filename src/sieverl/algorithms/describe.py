@@ -24,7 +24,7 @@ def describe(value: object) -> str:
     name = getattr(value, "name", None) or getattr(value, "__name__", None)
     if isinstance(name, str):
         return name
-    if isinstance(value, DynamicSampling) and value.until is None and not value.greedy_baseline:
+    if value == DynamicSampling():
         return "once"
     if not is_dataclass(value):
         return repr(value)

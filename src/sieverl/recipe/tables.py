@@ -265,3 +265,9 @@ class Axes(Table):
     kl_in_reward: float | None = Field(None, description="weight of a KL penalty that is part of the reward")
     entropy_coefficient: float | None = Field(None, description="weight of the entropy bonus")
     penalty_denominator: Literal["kept", "sampled"] | None = Field(None, description="responses that a penalty is over")
+    sieve: float | None = Field(
+        None, ge=0, le=1, description="prompts whose group teaches with a smaller chance are passed over; 0: none"
+    )
+    sieve_explore: float | None = Field(
+        None, ge=0, le=1, description="share of these that is sampled all the same (default: 0.1)"
+    )

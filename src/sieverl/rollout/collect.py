@@ -14,11 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 from sieverl.algorithms.algorithm import Algorithm
+from sieverl.algorithms.sieve import teaches
 from sieverl.data import Cursor
 from sieverl.engines.noise import derived_seed
 from sieverl.engines.protocol import Request
 from sieverl.recipe import Rollout as Settings
 from sieverl.rollout.environment import Environment, PromptSet
+from sieverl.rollout.ledger import Ledger, Screen
 from sieverl.rollout.verified import KnownVerdicts, Scored, sample_verified
 from sieverl.types import FloatArray, Responses, Rollout, Row
 from sieverl.verify import stop_if_all_failed
@@ -50,6 +52,8 @@ class Batch:
     entropy: float = 0.0  # minus the mean log-prob of all sampled tokens
     reasons: Counter[str] = field(default_factory=Counter)  # of the verifier's errors, of all ranks
     parts_R: list[Mapping[str, float | None]] = field(default_factory=list)
+    skipped: int = 0  # prompts that the sieve passed over
+    stopped: int = 0  # groups that it stopped early
     version: int = 0  # of the weights that sampled it
     seconds: float = 0.0  # that it took to sample and verify
 
@@ -63,7 +67,9 @@ class Batch:
 class _Sampled:
     """What was sampled so far in a step."""
 
-    groups: list[tuple[int, int]] = field(default_factory=list)  # (index of the prompt, noise seed) of each group
+    groups: list[tuple[int, int]] = field(default_factory=list)  # (index of the prompt, its epoch) of each group
+    stopped: set[int] = field(default_factory=set)  # groups that the sieve stopped early
+    skipped: int = 0
     samples: list[int] = field(default_factory=list)  # responses of each group so far
     rows: list[ResponseRow] = field(default_factory=list)
     own: dict[tuple[int, int], Scored] = field(default_factory=dict)
@@ -77,18 +83,30 @@ def collect_rollouts(
     settings: Settings,
     graded: bool | None = False,
     known: KnownVerdicts | None = None,
+    ledger: Ledger | None = None,
 ) -> Batch:
     """Sample and verify one step, in as many rounds as the algorithm's dynamic sampling asks for (one by default).
 
     `graded` says whether rewards mean more than right and wrong; None: as far as the rewards of this step show.
-    Raises an Alarm when every verdict is an error of the verifier.
+    `ledger` is what the algorithm's sieve goes by. Raises an Alarm when every verdict is an error of the verifier.
     """
     sampled, dynamic = _Sampled(), algorithm.sampling
     before = Counter(environment.pool.reasons)
     fresh, again = settings.prompts, list[int]()
+    screen = screen_of(algorithm, settings.samples, prompt_set.seed, ledger)
     for rounds in range(1, dynamic.max_rounds + 1):  # noqa: B007 (how many there were is in the batch)
-        groups, cursor = _next_prompts(prompt_set, sampled, cursor, fresh)
-        _sample(environment, prompt_set, sampled, [*groups, *again], settings.samples, known)
+        groups, cursor = _next_prompts(prompt_set, sampled, cursor, fresh, screen)
+        first = settings.samples if screen is None else screen.sieve.first_of(settings.samples)
+        _sample(
+            environment,
+            prompt_set,
+            sampled,
+            dict.fromkeys(groups, first) | dict.fromkeys(again, settings.samples),
+            known,
+        )
+        if screen is not None and first < settings.samples:
+            going_on = _going_on(screen, sampled, groups)
+            _sample(environment, prompt_set, sampled, dict.fromkeys(going_on, settings.samples - first), known)
         responses = _responses(prompt_set, sampled.rows, settings.samples, graded)
         if dynamic.until is None:
             break
@@ -96,7 +114,10 @@ def collect_rollouts(
         if len(done) >= settings.prompts:
             break
         fresh = settings.prompts - len(done) if dynamic.fresh_prompts else 0
-        again = [] if dynamic.fresh_prompts else sorted(set(range(len(sampled.groups))) - set(done.tolist()))
+        left = set(range(len(sampled.groups))) - set(done.tolist()) - sampled.stopped
+        again = [] if dynamic.fresh_prompts else sorted(left)
+        if not fresh and not again:
+            break
     if dynamic.greedy_baseline:
         responses = replace(responses, greedy=_greedy(environment, prompt_set, sampled, responses))
     keys = [(row.group, row.sample) for row in sampled.rows]
@@ -113,34 +134,65 @@ def collect_rollouts(
         _entropy(environment, own),
         reasons,
         [row.parts for row in sampled.rows],
+        sampled.skipped,
+        len(sampled.stopped),
     )
 
 
-def _next_prompts(prompt_set: PromptSet, sampled: _Sampled, cursor: Cursor, count: int) -> tuple[list[int], Cursor]:
-    """New groups of the next `count` prompts; a prompt gets other noise in another epoch."""
-    if not count:
-        return [], cursor
-    size = len(prompt_set.prompts)
-    indices, after = cursor.take(count, size, prompt_set.seed)
-    epochs = [cursor.epoch + (cursor.index + i) // size for i in range(count)]
-    groups = list(range(len(sampled.groups), len(sampled.groups) + count))
-    sampled.groups += [(i, derived_seed(prompt_set.seed, epoch)) for i, epoch in zip(indices, epochs, strict=True)]
-    sampled.samples += [0] * count
-    return groups, after
+def screen_of(algorithm: Algorithm, samples: int, seed: int, ledger: Ledger | None) -> Screen | None:
+    """What judges the prompts of a step; None without a sieve."""
+    sieve = algorithm.sampling.sieve
+    if sieve is None or sieve.threshold == 0:
+        return None
+    return Screen(ledger or Ledger(), sieve, teaches(algorithm, samples), samples, seed)
+
+
+def _next_prompts(
+    prompt_set: PromptSet, sampled: _Sampled, cursor: Cursor, count: int, screen: Screen | None
+) -> tuple[list[int], Cursor]:
+    """New groups of the next `count` prompts that are not passed over; a prompt gets other noise in another epoch.
+
+    Once as many were passed over as there are prompts, none is any more: a step always gets its prompts.
+    """
+    size, first = len(prompt_set.prompts), len(sampled.groups)
+    while len(sampled.groups) < first + count:
+        (index,), after = cursor.take(1, size, prompt_set.seed)
+        epoch, cursor = cursor.epoch, after
+        if screen is not None and sampled.skipped < size and screen.skips(index, epoch):
+            sampled.skipped += 1
+            continue
+        sampled.groups.append((index, epoch))
+        sampled.samples.append(0)
+    return list(range(first, first + count)), cursor
+
+
+def _going_on(screen: Screen, sampled: _Sampled, groups: Sequence[int]) -> list[int]:
+    """The groups that the sieve does not stop after their first responses."""
+    rows: dict[int, list[ResponseRow]] = {group: [] for group in groups}
+    for row in sampled.rows:
+        if row.group in rows:
+            rows[row.group].append(row)
+    for group, some in rows.items():
+        index, epoch = sampled.groups[group]
+        same = len({(row.correct, row.reward) for row in some}) == 1
+        if same and screen.stops(index, epoch, some[0].correct, len(some)):
+            sampled.stopped.add(group)
+    return [group for group in groups if group not in sampled.stopped]
 
 
 def _requests(
-    environment: Environment, prompt_set: PromptSet, sampled: _Sampled, groups: Sequence[int], samples: int
+    environment: Environment, prompt_set: PromptSet, sampled: _Sampled, wanted: Mapping[int, int]
 ) -> tuple[list[Request], dict[int, Row]]:
-    """This rank's share of the requests, one a group, and the columns of each prompt."""
+    """This rank's share of the requests, one a group, and the columns of each prompt; `wanted` responses of a group."""
     world = environment.world
-    mine = [g for g in groups if g % world.size == world.rank]
     requests, rows = [], {}
-    for group in mine:
-        index, seed = sampled.groups[group]
-        prompt, first = prompt_set.prompts[index], sampled.samples[group]
-        requests.append(Request(prompt.id, prompt_set.prompt_tokens[index], samples, seed, first, group))
-        rows[group] = prompt.row
+    for group, samples in wanted.items():
+        if group % world.size == world.rank:
+            index, epoch = sampled.groups[group]
+            prompt, seed = prompt_set.prompts[index], derived_seed(prompt_set.seed, epoch)
+            first = sampled.samples[group]
+            requests.append(Request(prompt.id, prompt_set.prompt_tokens[index], samples, seed, first, group))
+            rows[group] = prompt.row
     return requests, rows
 
 
@@ -148,15 +200,15 @@ def _sample(
     environment: Environment,
     prompt_set: PromptSet,
     sampled: _Sampled,
-    groups: Sequence[int],
-    samples: int,
+    wanted: Mapping[int, int],
     known: KnownVerdicts | None,
 ) -> None:
-    requests, rows = _requests(environment, prompt_set, sampled, groups, samples)
+    """Sample and verify so many more responses of some groups."""
+    requests, rows = _requests(environment, prompt_set, sampled, wanted)
     own = sample_verified(environment, requests, rows, prompt_set.sampling, known)
     sampled.own |= {(s.rollout.group, s.rollout.sample): s for s in own}
     sampled.rows = sorted([*sampled.rows, *_all_rows(environment, own)], key=lambda row: (row.group, row.sample))
-    for group in groups:
+    for group, samples in wanted.items():
         sampled.samples[group] += samples
 
 
@@ -204,8 +256,7 @@ def partial_rewards(reward_R: FloatArray) -> FloatArray:
 
 def _greedy(environment: Environment, prompt_set: PromptSet, sampled: _Sampled, responses: Responses) -> Responses:
     """The greedy response of each row's prompt, row by row."""
-    groups = range(len(sampled.groups))
-    requests, rows = _requests(environment, prompt_set, sampled, groups, 1)
+    requests, rows = _requests(environment, prompt_set, sampled, dict.fromkeys(range(len(sampled.groups)), 1))
     requests = [replace(request, first=0) for request in requests]
     own = sample_verified(environment, requests, rows, replace(prompt_set.sampling, temperature=0.0))
     of_group = {row.group: row for row in _all_rows(environment, own)}

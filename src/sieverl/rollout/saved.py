@@ -17,7 +17,16 @@ from sieverl.rollout.environment import Environment, PromptSet
 from sieverl.rollout.verified import Scored
 from sieverl.types import JsonObject, Responses, Rollout, Status, Verdict
 
-SIMPLE = ("status_R", "prompt_of_group", "rounds", "entropy", "version", "seconds")  # fields that JSON has as they are
+SIMPLE = (
+    "status_R",
+    "prompt_of_group",
+    "rounds",
+    "entropy",
+    "skipped",
+    "stopped",
+    "version",
+    "seconds",
+)  # fields that JSON has as they are
 
 
 def to_saved(batch: Batch, world: World) -> tuple[JsonObject, dict[str, Tensor]]:
@@ -65,7 +74,7 @@ def from_saved(
         cursor=Cursor(**about["cursor"]),
         reasons=Counter(about["reasons"]),
         parts_R=about["parts_R"],
-        **{name: about[name] for name in SIMPLE},
+        **{name: about[name] for name in SIMPLE if name in about},  # an older version had fewer
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from sieverl.rollout.collect import Batch, collect_rollouts
+from sieverl.rollout.ledger import Ledger
 from sieverl.rollout.saved import from_saved, to_saved
 from sieverl.run_dir.rollouts import read_verdicts
 from sieverl.training.state import Run
@@ -39,16 +40,26 @@ def _order(run: Run, step: int) -> Future[Batch]:
     if graded is None:
         graded = state.graded or (None if state.step == 0 else False)
     known = read_verdicts(run.run_dir, step)
-    version, cursor = state.step, state.cursor
-    previous = run.ahead[-1] if run.ahead else None
+    version, cursor, ledger = state.step, state.cursor, state.ledger
+    waiting = list(run.ahead)
 
     def work() -> Batch:
         started = time.perf_counter()
-        start = previous.result().cursor if previous else cursor
-        batch = collect_rollouts(run.environment, run.prompts, run.algorithm, start, run.recipe.rollout, graded, known)
+        earlier = [future.result() for future in waiting]
+        start, book = (earlier[-1].cursor if earlier else cursor), ledger
+        for one in earlier:
+            book = after_batch(run, book, one)
+        settings = run.recipe.rollout
+        batch = collect_rollouts(run.environment, run.prompts, run.algorithm, start, settings, graded, known, book)
         return replace(batch, version=version, seconds=time.perf_counter() - started)
 
     return run.sampler.submit(run.engine, run.policy, version, work)
+
+
+def after_batch(run: Run, ledger: Ledger, batch: Batch) -> Ledger:
+    """The ledger of the prompts after a batch, where the algorithm's sieve goes by it; else as it was."""
+    sieve = run.algorithm.sampling.sieve
+    return ledger if sieve is None else ledger.after(batch.responses, batch.prompt_of_group, sieve)
 
 
 def queue_to_saved(run: Run) -> tuple[list[JsonObject], dict[str, Tensor]]:

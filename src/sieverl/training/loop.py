@@ -12,7 +12,7 @@ from sieverl.learner.batches import pack
 from sieverl.learner.redistribute import assign_ranks, imbalance, redistribute
 from sieverl.rollout.collect import Batch
 from sieverl.training import checkpoint, signals
-from sieverl.training.ahead import next_batch, queue_to_saved
+from sieverl.training.ahead import after_batch, next_batch, queue_to_saved
 from sieverl.training.alarms import check_alarms, stop_if, warnings
 from sieverl.training.credit import credit_of
 from sieverl.training.grades import settle_grades
@@ -87,6 +87,7 @@ def one_step(run: Run) -> Metrics:
     metrics = run.learner.update(batches) | scores
     state.step += 1
     state.cursor = batch.cursor
+    state.ledger = after_batch(run, state.ledger, batch)
     save_for_inspection(run, batch, batches, metrics)
     metrics |= keep_halved(run)
     ended = time.perf_counter()

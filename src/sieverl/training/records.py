@@ -37,6 +37,7 @@ def step_metrics(run: Run, batch: Batch, credit: Credit) -> Metrics:
         "select/all_correct": float((share == 1).mean()),
         "select/prompts": float(len(groups)),
         "select/rounds": float(batch.rounds),
+        **sieved(run, batch),
         "select/empty_steps": float(0 if credit.keep.any() else run.state.empty_steps + 1),
         "policy/entropy": batch.entropy,
         "policy/staleness": float(run.state.step - 1 - batch.version),
@@ -49,6 +50,13 @@ def step_metrics(run: Run, batch: Batch, credit: Credit) -> Metrics:
         "verify/timeouts": float(status[Status.VERIFIER_TIMEOUT]),
         "verify/errors": float(status[Status.VERIFIER_ERROR]),
     }
+
+
+def sieved(run: Run, batch: Batch) -> Metrics:
+    """What the sieve before sampling left out, where there is one."""
+    if run.algorithm.sampling.sieve is None:
+        return {}
+    return {"select/skipped": float(batch.skipped), "select/stopped": float(batch.stopped)}
 
 
 def part_means(parts_R: Sequence[Mapping[str, float | None]]) -> Metrics:

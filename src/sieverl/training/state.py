@@ -21,6 +21,7 @@ from sieverl.model.policy import Policy
 from sieverl.recipe import Recipe
 from sieverl.rollout.collect import Batch
 from sieverl.rollout.environment import Environment, PromptSet
+from sieverl.rollout.ledger import Ledger
 from sieverl.run_dir.lock import Lock
 from sieverl.run_dir.metrics import MetricsLog
 from sieverl.training.sampler import Sampler
@@ -53,6 +54,7 @@ class State:
     nonfinite_steps: int = 0
     watched: Watched = field(default_factory=Watched)
     data: dict[str, str] = field(default_factory=dict)  # SHA-256 of the prompts: "train" and "heldout"
+    ledger: Ledger = field(default_factory=Ledger)  # of the prompts; filled where the algorithm has a sieve
 
     @staticmethod
     def of(saved: JsonObject, step: int) -> State:
