@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sieverl.study.compare import above, differences, estimate, evidence, holm, judge
-from sieverl.study.plan import Claim, Comparison, Quantity, Study
+from sieverl.study.compare import Judged, above, differences, estimate, evidence, holm, judge
+from sieverl.study.plan import Claim, Comparison, Quantity, Study, Until
 from sieverl.study.results import Result
+from sieverl.study.table import comparison_cells
 
 STUDY = Study(seeds=[1, 2, 3], baseline="b", arms={"a": {}, "b": {}, "c": {}})
 
@@ -139,3 +140,41 @@ def test_a_quantity_beyond_the_last_step_of_a_run_is_missing() -> None:
     assert whole.value(Quantity(metric="m", steps=(1, 2))) == 1.5
     assert whole.value(Quantity(metric="m")) == 3
     assert whole.start(Quantity(metric="m")) is None
+
+
+def test_a_quantity_until_something_is_reached() -> None:
+    run = Result(
+        "a",
+        1,
+        "",
+        6,
+        "eval/x/avg@4",
+        {"t": ([1, 2, 3, 4, 5, 6], [10.0] * 6), "eval/x/avg@4": ([0, 2, 4, 6], [0.1, 0.5, 0.7, 0.9])},
+    )
+    tokens = Quantity(metric="t", steps="all", reduce="sum", until=Until(reaches=0.6))
+    assert run.value(tokens) == 40
+    assert run.value(tokens.model_copy(update={"until": Until(reaches=0.95)})) is None
+    assert run.value(tokens.model_copy(update={"until": Until(metric="t", reaches=10)})) == 10
+    assert tokens.title == "sum of t until held-out accuracy reaches 0.6"
+    with pytest.raises(ValueError, match="until goes with steps = 'all'"):
+        Quantity(metric="t", until=Until(reaches=0.6))
+
+
+def test_a_ratio_is_tested_as_a_factor() -> None:
+    runs = [
+        Result(arm, seed, "", 1, "", {"t": ([1], [value])})
+        for arm, row in {"a": [50.0, 52.0, 49.0], "b": [100.0, 101.0, 99.0]}.items()
+        for seed, value in enumerate(row, 1)
+    ]
+
+    def of(expect: str, margin: float) -> Judged:
+        one = Comparison(arm="a", metric="t", log=True, expect=expect, margin=margin)
+        return judge(Claim(text="t", compare=[one]), STUDY, runs, 1)
+
+    found = of("lower", 1.5)
+    assert found.verdict == "holds"
+    assert comparison_cells(found.compared[0], "b")[1:3] == ["lower by a factor of 1.5", "x 0.50 (0.48 to 0.53)"]
+    assert of("lower", 3.0).verdict == "does not hold"
+    assert of("same", 3.0).verdict == "holds"
+    with pytest.raises(ValueError, match=r"is a factor above 1, such as 1\.5, not 0\.5"):
+        of("lower", 0.5)

@@ -82,7 +82,7 @@ def evidence(values: Sequence[float], comparison: Comparison) -> tuple[float, fl
     >>> [round(p, 4) for p in evidence([0.01, -0.02, 0.0], same)]
     [0.001, 1.0]
     """
-    negated, margin = [-value for value in values], comparison.margin
+    negated, margin = [-value for value in values], comparison.distance
     if comparison.expect == "same":
         outside = max(1 - above(values, margin), 1 - above(negated, margin))
         inside = outside if _varies(values) else _within(values, margin)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sieverl.errors import UsageError, first_line, nearest
 from sieverl.recipe import Recipe, build
@@ -21,13 +22,28 @@ from sieverl.recipe.tables import JsonObject, Table
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 
 
+class Until(Table):
+    """The first evaluation at which a metric reaches a value."""
+
+    metric: str = Field("", description="a metric; empty: the held-out accuracy")
+    reaches: float
+
+
 class Quantity(Table):
-    """A number of a run: a metric at its last step, or its mean or sum over some steps."""
+    """A number of a run: a metric at its last step, or its mean or sum over steps, or until something is reached."""
 
     metric: str = Field("", description="a metric; empty: the held-out accuracy")
     steps: Literal["last", "all"] | tuple[int, int] = Field("last", description="last, all, or [first, last]")
     reduce: Literal["mean", "sum"] = Field("mean", description="of the values at these steps")
+    until: Until | None = Field(None, description="with steps = all: only up to where another metric reaches a value")
+    log: bool = Field(False, description="compare by ratio: means are geometric, differences are factors")
     label: str = Field("", description="what a table calls it; empty: the metric")
+
+    @model_validator(mode="after")
+    def _all(self) -> Self:
+        if self.until and self.steps != "all":
+            raise ValueError("until goes with steps = 'all'")
+        return self
 
     @property
     def title(self) -> str:
@@ -37,6 +53,8 @@ class Quantity(Table):
         ('policy/entropy, steps 1 to 50', 'sum of a')
         """
         over = "" if isinstance(self.steps, str) else f", steps {self.steps[0]} to {self.steps[1]}"
+        if self.until:
+            over = f" until {self.until.metric or 'held-out accuracy'} reaches {self.until.reaches:g}"
         return self.label or f"{'sum of ' if self.reduce == 'sum' else ''}{self.metric or 'held-out accuracy'}{over}"
 
 
@@ -46,14 +64,20 @@ class Comparison(Quantity):
     arm: str
     against: str = Field("", description="empty: the baseline")
     expect: Literal["higher", "lower", "same"]
-    margin: float = Field(0.0, ge=0, description="same: the largest difference that does not matter")
+    margin: float = Field(
+        0.0, ge=0, le=1e9, description="same: the largest difference that does not matter; of a ratio, a factor"
+    )
 
-    @field_validator("margin")
-    @classmethod
-    def _finite(cls, margin: float) -> float:
-        if margin > 1e9:
-            raise ValueError("give a difference that does not matter, such as 0.02")
-        return margin
+    @model_validator(mode="after")
+    def _factor(self) -> Self:
+        if self.log and 0 < self.margin < 1:
+            raise ValueError(f"the margin of a ratio is a factor above 1, such as 1.5, not {self.margin:g}")
+        return self
+
+    @property
+    def distance(self) -> float:
+        """The margin, as differences have it."""
+        return math.log(self.margin) if self.log and self.margin else self.margin
 
 
 class Claim(Table):

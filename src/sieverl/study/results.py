@@ -16,7 +16,7 @@ from sieverl.files import write_text
 from sieverl.run_dir.metrics import EXEMPT
 from sieverl.run_dir.saved import SavedRun
 from sieverl.run_dir.versions import versions
-from sieverl.study.plan import Cell, Quantity, Study
+from sieverl.study.plan import Cell, Quantity, Study, Until
 
 DIGITS = 6  # of a number that is kept
 CURVES = (
@@ -63,15 +63,28 @@ class Result:
         """
         steps, values = self.metrics.get(quantity.metric or self.heldout, ([], []))
         first, last = span(quantity, steps[-1] if steps else 0)
+        if quantity.until:
+            reached = self.reached(quantity.until)
+            if reached is None:
+                return None
+            last = reached
         found = [value for step, value in zip(steps, values, strict=True) if first <= step <= last]
         if not found or (quantity.steps != "all" and last > self.step):
             return None
-        return math.fsum(found) / (len(found) if quantity.reduce == "mean" else 1)
+        value = math.fsum(found) / (len(found) if quantity.reduce == "mean" else 1)
+        return value if not quantity.log else math.log(value) if value > 0 else None
+
+    def reached(self, until: Until) -> int | None:
+        """The first step at which a metric is no less than a value; None where it never is."""
+        steps, values = self.metrics.get(until.metric or self.heldout, ([], []))
+        return next((step for step, value in zip(steps, values, strict=True) if value >= until.reaches), None)
 
     def start(self, quantity: Quantity) -> float | None:
         """The same before training."""
         steps, values = self.metrics.get(quantity.metric or self.heldout, ([], []))
-        return values[0] if steps and steps[0] == 0 else None
+        if not steps or steps[0] != 0 or quantity.until or (quantity.log and values[0] <= 0):
+            return None
+        return math.log(values[0]) if quantity.log else values[0]
 
 
 def span(quantity: Quantity, last: int) -> tuple[int, int]:
@@ -85,7 +98,8 @@ def result_of(cell: Cell, study: Study, stopped: str = "") -> Result:
     """What is kept of a finished run. Raises a DataError that names a metric which it does not have."""
     saved = SavedRun.read(Path(cell.recipe.run_dir))
     kept = [row for row in saved.rows if row["step"] <= cell.recipe.steps]
-    wanted = dict.fromkeys([*CURVES, *(quantity.metric for quantity in study.quantities if quantity.metric)])
+    named = [name for q in study.quantities for name in (q.metric, q.until.metric if q.until else "") if name]
+    wanted = dict.fromkeys([*CURVES, *named])
     names = dict.fromkeys(name for row in kept for name in row)
     wanted |= dict.fromkeys(name for name in names if name.startswith("eval/"))
     metrics = {}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Sequence
 
 from sieverl.study.compare import Compared, Estimate, Judged, differences, estimate, judge, of_arm, starts
-from sieverl.study.plan import Study
+from sieverl.study.plan import Quantity, Study
 from sieverl.study.results import Result
 
 BASE = "before training"
@@ -67,8 +68,10 @@ def arm_table(study: Study, results: Sequence[Result]) -> list[str]:
     columns = [list(rows(study, results, number)) for number in range(len(study.shown))]
     lines = [f"| {' | '.join(head)} |", "|-" * len(head) + "|"]
     for place, (arm, own, difference) in enumerate(columns[0]):
-        cells = [arm, str(own.seeds), shown(own), "" if difference is None else shown(difference, signed=True)]
-        cells += [shown(column[place][1]) for column in columns[1:]]
+        first = study.shown[0]
+        beside = "" if difference is None else of(first, difference, signed=True)
+        cells = [arm, str(own.seeds), of(first, own), beside]
+        cells += [of(one, column[place][1]) for one, column in zip(study.shown[1:], columns[1:], strict=True)]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", f"{runs} runs; mean over seeds, with the 95% interval (differences are paired by seed)."]
 
@@ -85,10 +88,26 @@ def claim_lines(one: Judged, baseline: str) -> list[str]:
 def comparison_cells(each: Compared, baseline: str) -> list[str]:
     """The cells of a comparison: what, expected, difference, p, verdict."""
     one = each.comparison
-    margin = f" within {one.margin:g}" if one.expect == "same" else f" by {one.margin:g}" if one.margin else ""
+    times = "a factor of " if one.log else ""
+    by = "within" if one.expect == "same" else "by"
+    margin = f" {by} {times}{one.margin:g}" if one.margin else ""
     p = "" if each.p is None else f"{each.p:.3f}" if each.p >= 0.001 else "< 0.001"
     what = f"{one.title}: {one.arm} {SIGNS[one.expect]} {one.against or baseline}"
-    return [what, f"{one.expect}{margin}", shown(each.difference, signed=True), p, each.verdict]
+    return [what, f"{one.expect}{margin}", of(one, each.difference, signed=True), p, each.verdict]
+
+
+def of(quantity: Quantity, value: Estimate, signed: bool = False) -> str:
+    """An estimate of a quantity: of one by ratio the geometric mean or the factor, with its interval.
+
+    >>> of(Quantity(log=True), Estimate(3, 0.0, -0.6931, 0.6931), signed=True)
+    'x 1.00 (0.50 to 2.00)'
+    """
+    if not quantity.log or value.mean is None:
+        return shown(value, signed)
+    sign, digits = ("x ", 2) if signed else ("", 0 if value.mean > 5 else 3)
+    ends = [math.exp(min(end, 700.0)) for end in (value.mean, value.low, value.high) if end is not None]
+    text = [f"{end:,.{digits}f}" for end in ends]
+    return sign + (f"{text[0]} ({text[1]} to {text[2]})" if len(text) == 3 else text[0])
 
 
 def shown(value: Estimate, signed: bool = False) -> str:
