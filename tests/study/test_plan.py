@@ -56,6 +56,11 @@ def test_the_digest_is_of_what_the_numbers_depend_on(tmp_path: Path) -> None:
     assert one.digest == other.digest
     path.write_text(GOOD.replace("lr = 1e-3", "lr = 2e-3"))
     assert cells_of(read_study(path), path, Path("a"))[0].digest != one.digest
+    (own := tmp_path / "own.py").write_text("a = 1")
+    path.write_text(GOOD.replace('"raft"\ntrain', f'"{own}:raft"\ntrain'))
+    before = cells_of(read_study(path), path, Path("a"))[1].digest
+    own.write_text("a = 2")
+    assert cells_of(read_study(path), path, Path("a"))[1].digest != before, "its code is another"
 
 
 @pytest.mark.parametrize(

@@ -143,9 +143,13 @@ class Cell:
 
     @property
     def digest(self) -> str:
-        """What its numbers depend on: all of its recipe but where the run is kept, and who is told of it."""
+        """What its numbers depend on: its recipe, but for where the run is kept and who is told of it, and its code."""
         whole = self.recipe.model_dump(mode="json", exclude={"run_dir", "trackers", "checkpoint"})
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+        files = [Path(name.rpartition(":")[0]) for name in (self.recipe.algorithm, self.recipe.verify.name)]
+        code = [
+            hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.suffix == ".py" and file.is_file()
+        ]
+        return hashlib.sha256(json.dumps([whole, code], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_study(path: Path) -> Study:
