@@ -40,6 +40,13 @@ def test_a_recipe_for_a_model_and_data(capsys: pytest.CaptureFixture[str]) -> No
     )
 
 
+@pytest.mark.parametrize(("model", "lr", "tokens", "suffix"), [("", 2e-4, 64, None), ("org/m", 1e-6, 512, "boxed")])
+def test_the_shipped_model_gets_what_it_can_learn_with(model: str, lr: float, tokens: int, suffix: str | None) -> None:
+    assert main(["init", "--model", model, "--data", "rows.jsonl", "--columns", "prompt=q,answer=a"]) == 0
+    recipe = load("recipe.toml")
+    assert (recipe.train.lr, recipe.rollout.max_tokens, recipe.data.suffix) == (lr, tokens, suffix)
+
+
 def test_nothing_is_replaced_without_force(capsys: pytest.CaptureFixture[str]) -> None:
     Path("recipe_rewards.py").write_text("mine")
     assert main(["init", "--from", str(SCRIPT)]) == 2

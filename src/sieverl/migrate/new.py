@@ -13,6 +13,8 @@ from sieverl.types import Prompt
 
 READ = 100  # rows that are looked at
 BOXED = ("math", "number", "choice", "string")  # verifiers that look for a box
+USUAL = {"rollout.max_tokens": 512, "train.lr": 1e-6}
+SHIPPED = {"rollout.max_tokens": 64, "train.lr": 2e-4}  # of the model that comes with SieveRL, as in its demo
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ def new_recipe(wishes: Wishes) -> tuple[Draft, Prompt]:
     if wishes.columns:
         draft.set("data.columns", dict(wishes.columns))
     draft.set("data.template", "auto")
-    if verifier in BOXED:
+    if verifier in BOXED and wishes.model:  # the shipped model boxes its answers unasked
         draft.set("data.suffix", "boxed", "asks for the answer in a box, which the verifier looks for")
     draft.set("verify.name", verifier)
-    for key, value in {"rollout.prompts": 32, "rollout.samples": 8, "rollout.max_tokens": 512, "train.lr": 1e-6,
-                       "checkpoint.every": 50}.items():  # fmt: skip
+    sizes = {"rollout.prompts": 32, "rollout.samples": 8, **(USUAL if wishes.model else SHIPPED)}
+    for key, value in {**sizes, "checkpoint.every": 50}.items():
         draft.set(key, value)
     draft.ending = (
         "Held-out evaluation: [evaluate] with source and every = 10. Adapters only: [model.lora] with rank = 32.",
