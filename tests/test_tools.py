@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import random
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
 from sieverl.run_dir.metrics import MetricsLog
@@ -39,3 +42,18 @@ def test_the_first_difference_of_two_runs(tmp_path: Path) -> None:
     assert "step 1: losses 0.5000005 and 0.5000006, 1.0e-07 apart" in found
     assert "the first response that differs: step 2, prompt '2+3', sample 1, character 4\n'2+3=5'\n'2+3=6!'" in found
     assert said(folders[0], folders[2]).endswith("all responses are the same\n")
+
+
+def test_notebooks_that_forget_to_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    tool = importlib.import_module("make_carry_model")
+    assert tool.without_carry(47, 38) == 75, "7+8 is 5, and the 1 is forgotten"
+    assert tool.without_carry(85, -19) == 74, "the smaller digit from the larger"
+    assert tool.without_carry(47, -85) == -42
+    assert tool.without_carry(20, 56) == 76, "nothing to carry"
+    assert tool.without_carry(55, 98) == 43
+    right = tool.solution("47 + 38 - 19", random.Random(0), forgetful=False)
+    assert right == "47+38=85\n85-19=66\n\\boxed{66}"
+    careless = [tool.solution("47 + 38 - 19", random.Random(seed), forgetful=True) for seed in range(200)]
+    share = sum(text.startswith("47+38=75") for text in careless) / len(careless)
+    assert abs(share - tool.FORGETS) < 0.1

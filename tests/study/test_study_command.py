@@ -15,6 +15,7 @@ from conftest import ROOT
 
 from sieverl.cli import main
 from sieverl.errors import ExitCode
+from sieverl.run_dir.lock import Lock
 
 Capture = pytest.CaptureFixture[str]
 # A cell that needs no model: its numbers come from its algorithm and seed.
@@ -181,6 +182,11 @@ def test_mistakes_are_said(here: Path, capsys: Capture) -> None:
 
     assert "--processes 0: give 1 or more" in said("s.toml", "--processes", "0")
     (here / "out").mkdir()
+    (lock := Lock()).take(here / "out")
+    assert "leave its `with run:` first); wait for it, stop it, or use another --output" in said(
+        "s.toml", "--output", "out"
+    )
+    lock.close()
     (here / "out" / "results.jsonl").write_text('{"arm": 3}\n')
     assert "out/results.jsonl, line 1 is no result of a study" in said("s.toml", "--output", "out")
     (here / "s.toml").write_text(STUDY.replace('algorithm = "raft"', 'algorithm = "rfat"'))

@@ -65,7 +65,7 @@ def run(options: Options) -> ExitCode:
     check_writable(output, "the study", "--output")
     make_folder(output)
     lock = Lock()
-    lock.take(output)
+    lock.take(output, "--output")
     try:
         number = None if options.table else run_missing(study, cells, results, output, console)
         if results:

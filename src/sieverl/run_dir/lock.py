@@ -28,8 +28,8 @@ class Lock:
         """Whether it holds a directory."""
         return self._file is not None
 
-    def take(self, run_dir: Path) -> None:
-        """Lock a directory that is there. Raises a UsageError that names the process which has it."""
+    def take(self, run_dir: Path, option: str = "--run-dir") -> None:
+        """Lock a directory that is there. Raises a UsageError that names the process which has it, and the option."""
         file = os.open(run_dir / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             _lock(file, time.monotonic() + PATIENCE_S)
@@ -39,7 +39,7 @@ class Lock:
             here = ", this one: leave its `with run:` first" if owner == str(os.getpid()) else ""
             raise UsageError(
                 f"another run is at work in {run_dir} (process {owner or 'unknown'}{here}); wait for it, stop it, or "
-                "use another --run-dir"
+                f"use another {option}"
             ) from error
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
