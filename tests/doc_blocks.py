@@ -126,11 +126,12 @@ def run_page(page: Path, folder: Path, timeout_s: float = 600) -> str:
 
 
 def shortened(text: str) -> str:
-    """The same with runs of two steps, and small evaluations in the demo.
+    """The same with runs of two steps, studies of one seed, and small evaluations in the demo.
 
     >>> print(shortened("steps = 60\\nsieverl demo --algorithm grpo"))
     steps = 2
     sieverl demo --steps 2 --evaluate.limit 16 --algorithm grpo
     """
     text = re.sub(r"^steps = \d+", "steps = 2", text, flags=re.MULTILINE)
+    text = re.sub(r"^seeds = .*", "seeds = [1]", text, flags=re.MULTILINE)
     return re.sub(r"\bsieverl demo\b", "sieverl demo --steps 2 --evaluate.limit 16", text)
