@@ -14,6 +14,7 @@ import random
 import re
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import reasoning_gym
@@ -146,14 +147,27 @@ def make_model() -> Qwen2ForCausalLM:
     return model
 
 
-def corpus(tokenizer, seed: int, size: int, careless: bool, forbidden: set[str]) -> list[tuple[list[int], int]]:
-    """Token rows, each with the length of its prompt, in the order of training."""
-    rng, rows = random.Random(seed), []
-    for expression in expressions(seed, size):
-        if expression not in forbidden:
-            prompt = [USER, *tokenizer.encode(expression), END, ASSISTANT]
-            rows.append(([*prompt, *tokenizer.encode(solution(expression, rng, careless)), END], len(prompt)))
+def corpus(tokenizer, prompts: list[str], solve, forbidden: set[str]) -> list[tuple[list[int], int]]:
+    """Token rows with the solution of each prompt, each with the length of its prompt, in the order of training."""
+    rows = []
+    for text in prompts:
+        if text not in forbidden:
+            prompt = [USER, *tokenizer.encode(text), END, ASSISTANT]
+            rows.append(([*prompt, *tokenizer.encode(solve(text)), END], len(prompt)))
+    seen = {tokenizer.decode(ids[1 : n - 2]) for ids, n in rows}
+    assert seen.isdisjoint(forbidden), "an evaluation prompt is in the corpus"
+    print(f"{len(rows)} solutions of {len(seen)} prompts, none of them among the {len(forbidden)} for evaluation")
     return rows
+
+
+def save(model, tokenizer, out: Path) -> None:
+    """Write model and tokenizer in place of what is in `out`."""
+    fresh = out.with_name(out.name + ".new")
+    model.save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh, save_jinja_files=False)  # the template goes into tokenizer_config.json
+    (fresh / "model.safetensors").chmod(0o644)  # safetensors makes it readable by the owner only
+    shutil.rmtree(out, ignore_errors=True)
+    fresh.rename(out)
 
 
 def batches(rows, size: int, rng: random.Random, length):
@@ -232,20 +246,13 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.parameters())} parameters")
     for stage, (size, careless, lr) in enumerate(STAGES):
         first = CORPUS_SEED * (options.seed + 1) + STAGE_SEEDS * stage
-        rows = corpus(tokenizer, first, size, careless, set(evaluation))
-        seen = {tokenizer.decode(ids[1 : n - 2]) for ids, n in rows}
-        assert seen.isdisjoint(evaluation), "an evaluation prompt is in the corpus"
-        print(f"{len(rows)} solutions of {len(seen)} prompts, none of them among the {len(evaluation)} for evaluation")
+        solve = partial(solution, rng=random.Random(first), careless=careless)
+        rows = corpus(tokenizer, expressions(first, size), solve, set(evaluation))
         # A short response tells a guess from a worked solution: sorting by it would make guesses weigh more.
         length = (lambda row: row[1]) if careless else (lambda row: len(row[0]))
         train(model.train(), rows, length, lr=lr, seed=options.seed)
 
-    fresh = options.out.with_name(options.out.name + ".new")
-    model.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh, save_jinja_files=False)  # the template goes into tokenizer_config.json
-    (fresh / "model.safetensors").chmod(0o644)  # safetensors makes it readable by the owner only
-    shutil.rmtree(options.out, ignore_errors=True)
-    fresh.rename(options.out)
+    save(model, tokenizer, options.out)
     measure(model.eval(), tokenizer, evaluation[:256])
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import random
-import shutil
+from functools import partial
 from pathlib import Path
 
 import reasoning_gym
 import torch
-from make_base_model import ASSISTANT, END, USER, make_model, make_tokenizer, train
+from make_base_model import corpus, make_model, make_tokenizer, save, train
 
 TASK = {"min_terms": 2, "max_terms": 4, "min_digits": 2, "max_digits": 2, "allow_negation": False}
 EVALUATION_SEED, EVALUATION_PROMPTS = 2, 512
@@ -63,16 +63,6 @@ def solution(expression: str, rng: random.Random, forgetful: bool) -> str:
     return f"{''.join(lines)}\\boxed{{{total}}}"
 
 
-def corpus(tokenizer, seed: int, size: int, forgetful: bool, forbidden: set[str]) -> list[tuple[list[int], int]]:
-    """Token rows, each with the length of its prompt, in the order of training."""
-    rng, rows = random.Random(seed), []
-    for expression in expressions(seed, size):
-        if expression not in forbidden:
-            prompt = [USER, *tokenizer.encode(expression), END, ASSISTANT]
-            rows.append(([*prompt, *tokenizer.encode(solution(expression, rng, forgetful)), END], len(prompt)))
-    return rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
@@ -85,19 +75,13 @@ def main() -> None:
     tokenizer, model = make_tokenizer(), make_model()
     for stage, (size, forgetful, lr) in enumerate(STAGES):
         first = CORPUS_SEED * (options.seed + 1) + STAGE_SEEDS * stage
-        rows = corpus(tokenizer, first, size, forgetful, set(evaluation))
-        seen = {tokenizer.decode(ids[1 : n - 2]) for ids, n in rows}
-        assert seen.isdisjoint(evaluation), "an evaluation prompt is in the corpus"
-        assert max(len(text.split()) for text in seen) <= 7, "a sum of more than four numbers is in the corpus"
-        print(f"{len(rows)} sums, {len(seen)} different, none of them among the {len(evaluation)} for evaluation")
+        prompts = expressions(first, size)
+        assert max(len(text.split()) for text in prompts) <= 7, "a sum of more than four numbers is in the corpus"
+        solve = partial(solution, rng=random.Random(first), forgetful=forgetful)
+        rows = corpus(tokenizer, prompts, solve, set(evaluation))
         train(model.train(), rows, lambda row: len(row[0]), lr=lr, seed=options.seed)
 
-    fresh = options.out.with_name(options.out.name + ".new")
-    model.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh, save_jinja_files=False)  # the template goes into tokenizer_config.json
-    (fresh / "model.safetensors").chmod(0o644)  # safetensors makes it readable by the owner only
-    shutil.rmtree(options.out, ignore_errors=True)
-    fresh.rename(options.out)
+    save(model, tokenizer, options.out)
 
 
 if __name__ == "__main__":

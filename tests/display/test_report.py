@@ -19,12 +19,13 @@ from report_runs import HOSTILE, Page, evaluated, metrics, row, rows_of, whole_r
 
 from sieverl import cli
 from sieverl.commands import report as command
-from sieverl.display.report.arms import Arm, arms_of, differing, over_seeds, points_of, with_gaps
+from sieverl.display.report.arms import Arm, arms_of, differing, points_of, with_gaps
 from sieverl.display.report.build import build
 from sieverl.display.report.content import Report, cut, spread
 from sieverl.display.report.figures import phases, saved
 from sieverl.display.report.page import html
 from sieverl.display.report.responses import Counts, evaluations, pass_curve, solve_rates, steps_read
+from sieverl.evaluation.statistics import over_seeds
 from sieverl.run_dir.rollouts import MARK, rollout_path, write_rollouts
 from sieverl.run_dir.saved import SavedRun
 

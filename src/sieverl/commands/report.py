@@ -6,12 +6,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sieverl.errors import UsageError, first_line
-
-if TYPE_CHECKING:
-    pass
 
 NAME = "report.html"
 OUTPUT_HELP = f"default: {NAME} in the run's directory, for several runs in the current one"

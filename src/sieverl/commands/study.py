@@ -172,6 +172,8 @@ class Watch:
         self.console.print(self._line(result, end))
 
     def _line(self, result: Result, end: Ended) -> str:
+        from sieverl.display.console import duration
+
         first = self.study.shown[0]
         values = [f"{value:.3f}" for value in (result.start(first), result.value(first)) if value is not None]
         left = self.todo - len(self.spent) - len(self.failed)
@@ -180,18 +182,6 @@ class Watch:
         why = f" (stopped at step {result.step}: {result.stopped})" if result.stopped else ""
         at = f"{len(self.spent)}/{self.todo}"
         return f"{at} {end.cell.name}: {' -> '.join(values)}, {end.seconds:.0f} s{why}{rest}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words.
-
-    >>> duration(40), duration(600), duration(9000)
-    ('40 s', '10 min', '2 h 30 min')
-    """
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def gpus() -> int:

@@ -52,6 +52,19 @@ def mean_interval(value_P: FloatArray, samples: float = 1) -> Interval:
     return mean, min(mean, max(0.0, centre - half)), max(mean, min(1.0, centre + half))
 
 
+def over_seeds(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+    """The mean and its 95% interval (Student's t); one value has none.
+
+    >>> [round(x or 0, 3) for x in over_seeds([0.5, 0.6, 0.7])], over_seeds([0.5]), over_seeds([])
+    ([0.6, 0.352, 0.848], (0.5, None, None), (None, None, None))
+    """
+    if len(values) < 2:
+        return (values[0] if values else None), None, None
+    mean = float(np.mean(values))
+    half = t95(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return mean, mean - half, mean + half
+
+
 def paired_interval(a_P: FloatArray, b_P: FloatArray) -> Interval:
     """Mean of b - a over the same prompts and its 95% interval, paired by prompt (Student's t).
 

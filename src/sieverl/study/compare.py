@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import stdtr
 
-from sieverl.evaluation.statistics import t95
+from sieverl.evaluation.statistics import over_seeds
 from sieverl.study.plan import Claim, Comparison, Quantity, Study
 from sieverl.study.results import Result
 
@@ -38,13 +38,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     >>> estimate([0.5, 0.6, 0.7]).seeds, estimate([0.5]), estimate([])
     (3, Estimate(seeds=1, mean=0.5, low=None, high=None), Estimate(seeds=0, mean=None, low=None, high=None))
     """
-    if not values:
-        return Estimate(0, None)
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return Estimate(1, mean)
-    half = t95(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return Estimate(len(values), mean, mean - half, mean + half)
+    return Estimate(len(values), *over_seeds(values))
 
 
 def of_arm(results: Sequence[Result], arm: str, quantity: Quantity) -> dict[int, float]:

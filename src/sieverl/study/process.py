@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -148,10 +148,5 @@ def stop(running: Sequence[Running]) -> None:
 
 def last_line(log: Path) -> str:
     """The last line of a log that is not empty."""
-    return next(iter(reversed(list(_lines(log)))), "")
-
-
-def _lines(log: Path) -> Iterator[str]:
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.strip():
-            yield line.strip()
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return next(filter(None, reversed(lines)), "")

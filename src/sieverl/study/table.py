@@ -30,7 +30,7 @@ def csv_text(study: Study, results: Sequence[Result]) -> str:
     writer.writerow([*CSV_HEAD, *CSV_DIFFERENCE])
     nothing = Estimate(0, None)
     for quantity in study.shown:
-        for arm, own, difference in rows(study, results, study.shown.index(quantity)):
+        for arm, own, difference in rows(study, results, quantity):
             beside = difference or nothing
             numbers = [own.mean, own.low, own.high], [beside.mean, beside.low, beside.high]
             writer.writerow(
@@ -39,9 +39,10 @@ def csv_text(study: Study, results: Sequence[Result]) -> str:
     return file.getvalue()
 
 
-def rows(study: Study, results: Sequence[Result], column: int) -> Iterator[tuple[str, Estimate, Estimate | None]]:
+def rows(
+    study: Study, results: Sequence[Result], quantity: Quantity
+) -> Iterator[tuple[str, Estimate, Estimate | None]]:
     """For the start and each arm: the estimate of a column, and of its difference to the baseline."""
-    quantity = study.shown[column]
     yield BASE, starts(results, quantity), None
     for arm in study.arms:
         own = of_arm(results, arm, quantity)
@@ -62,10 +63,9 @@ def markdown(study: Study, results: Sequence[Result]) -> str:
 
 def arm_table(study: Study, results: Sequence[Result]) -> list[str]:
     """A row an arm: means over seeds with 95% intervals, the first column also beside the baseline."""
-    runs = sum(1 for _ in results)
     head = ["arm", "seeds", study.shown[0].title, f"difference to {study.baseline}"]
     head += [quantity.title for quantity in study.shown[1:]]
-    columns = [list(rows(study, results, number)) for number in range(len(study.shown))]
+    columns = [list(rows(study, results, quantity)) for quantity in study.shown]
     lines = [f"| {' | '.join(head)} |", "|-" * len(head) + "|"]
     for place, (arm, own, difference) in enumerate(columns[0]):
         first = study.shown[0]
@@ -73,7 +73,11 @@ def arm_table(study: Study, results: Sequence[Result]) -> list[str]:
         cells = [arm, str(own.seeds), of(first, own), beside]
         cells += [of(one, column[place][1]) for one, column in zip(study.shown[1:], columns[1:], strict=True)]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", f"{runs} runs; mean over seeds, with the 95% interval (differences are paired by seed)."]
+    return [
+        *lines,
+        "",
+        f"{len(results)} runs; mean over seeds, with the 95% interval (differences paired by seed).",
+    ]
 
 
 def claim_lines(one: Judged, baseline: str) -> list[str]:

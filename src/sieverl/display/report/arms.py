@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
-import numpy as np
-
 from sieverl.display.axes import real
 from sieverl.display.charts import Series
-from sieverl.evaluation.statistics import t95
+from sieverl.evaluation.statistics import over_seeds
 from sieverl.run_dir.saved import SavedRun
 from sieverl.types import JsonObject, Metrics
 
@@ -40,19 +38,6 @@ class Arm:
     def steps(self) -> set[int]:
         """The steps that have a row with more than an evaluation."""
         return {int(row["step"]) for run in self.runs for row in run.rows if "time/step" in row or "reward/mean" in row}
-
-
-def over_seeds(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
-    """The mean and its 95% interval (Student's t); one value has none.
-
-    >>> [round(x or 0, 3) for x in over_seeds([0.5, 0.6, 0.7])], over_seeds([0.5]), over_seeds([])
-    ([0.6, 0.352, 0.848], (0.5, None, None), (None, None, None))
-    """
-    if len(values) < 2:
-        return (values[0] if values else None), None, None
-    mean = float(np.mean(values))
-    half = t95(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return mean, mean - half, mean + half
 
 
 def with_gaps(steps: Sequence[int]) -> list[int]:

@@ -9,9 +9,10 @@ from statistics import fmean
 
 from sieverl.display.axes import Limits
 from sieverl.display.charts import Series, bar_chart, heat_map, line_chart
-from sieverl.display.report.arms import Arm, over_seeds, points_of, value_of
+from sieverl.display.report.arms import Arm, points_of, value_of
 from sieverl.display.report.content import Figure
 from sieverl.display.report.responses import BINS, Counts, StepRead, pass_curve
+from sieverl.evaluation.statistics import over_seeds
 
 SHARE: Limits = (0.0, 1.0)
 PARTS = 8  # of a reward, at most

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from sieverl.display.axes import shown
-from sieverl.display.report.arms import Arm, differing, flat, over_seeds, points_of, value_of
+from sieverl.display.report.arms import Arm, differing, flat, points_of, value_of
 from sieverl.display.report.content import Fact, Table, cut, spread
 from sieverl.display.report.figures import Steps, saved
+from sieverl.evaluation.statistics import over_seeds
 from sieverl.run_dir import manifest
 from sieverl.run_dir.saved import SavedRun
 from sieverl.types import JsonObject, Metrics
