@@ -44,16 +44,17 @@ def test_the_first_difference_of_two_runs(tmp_path: Path) -> None:
     assert said(folders[0], folders[2]).endswith("all responses are the same\n")
 
 
-def test_notebooks_that_forget_to_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebooks_of_the_hasty_pupil(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    tool = importlib.import_module("make_carry_model")
-    assert tool.without_carry(47, 38) == 75, "7+8 is 5, and the 1 is forgotten"
-    assert tool.without_carry(85, -19) == 74, "the smaller digit from the larger"
-    assert tool.without_carry(47, -85) == -42
-    assert tool.without_carry(20, 56) == 76, "nothing to carry"
-    assert tool.without_carry(55, 98) == 43
-    right = tool.solution("47 + 38 - 19", random.Random(0), forgetful=False)
-    assert right == "47+38=85\n85-19=66\n\\boxed{66}"
-    careless = [tool.solution("47 + 38 - 19", random.Random(seed), forgetful=True) for seed in range(200)]
-    share = sum(text.startswith("47+38=75") for text in careless) / len(careless)
-    assert abs(share - tool.FORGETS) < 0.1
+    tool = importlib.import_module("make_hasty_model")
+    assert tool.textbook("2+3*4", random.Random(0)) == "3*4=12\n2+12=14\n\\boxed{14}"
+    pages = [tool.hasty("2+3*4", random.Random(seed)) for seed in range(2000)]
+    lines = [page.split("\n") for page in pages]
+    blurted = sum(len(page) == 1 for page in lines) / len(pages)
+    early = sum(len(page) == 2 for page in lines) / len(pages)
+    unread = sum(page[0].startswith("2+3=") for page in lines) / len(pages)
+    worked = pages.count(tool.textbook("2+3*4", random.Random(0))) / len(pages)
+    shares = tool.BLURTS, tool.STOPS_EARLY, tool.LEFT_TO_RIGHT
+    assert all(abs(a - b) < 0.04 for a, b in zip((blurted, early, unread), shares, strict=True))
+    assert abs(worked - (1 - sum(shares)) * (1 - tool.SLIPS) ** 2) < 0.04
+    assert {int(page[0][7:-1]) - 14 for page in lines if len(page) == 1} == set(tool.OFF_BY)

@@ -1,4 +1,4 @@
-"""A model to use, not to train: the shipped one, a directory, a run's newest checkpoint, a checkpoint or a Hub id."""
+"""A model to use, not to train: a shipped one, a directory, a run's newest checkpoint, a checkpoint or a Hub id."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from sieverl.assets import BASE
+from sieverl.assets import model_place
 from sieverl.errors import DataError
 from sieverl.files import user_path
 from sieverl.model.files import local_folder
@@ -23,12 +23,13 @@ def find_model(name: str) -> tuple[str, Path | None]:
 
     Raises a DataError for a name that is no model, and for a damaged checkpoint.
     """
-    if name == "base":
-        return str(BASE), None
+    if name and (place := model_place(name)) != name:
+        return place, None
     path = user_path(name)
     if not path.is_dir():
         if path.exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
-            raise DataError(f"there is no model {name}: give a directory, a run, a Hub id (org/name) or `base`")
+            allowed = "give a directory, a run, a Hub id (org/name), `base` or `hasty`"
+            raise DataError(f"there is no model {name}: {allowed}")
         return str(local_folder(name)), None
     path = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if steps := manifest.steps(path):

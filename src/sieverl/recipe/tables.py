@@ -30,7 +30,7 @@ class Lora(Table):
 class Model(Table):
     """The model to start from."""
 
-    path: str = Field("", description="Hugging Face directory or Hub id; empty: the model shipped with SieveRL")
+    path: str = Field("", description="Hugging Face directory or Hub id, base or hasty, which are shipped; empty: base")
     attention: str | None = Field(None, description="attention implementation of transformers; default: its own choice")
     device: str = Field("auto", description="auto, cpu or cuda")
     quantization: Literal["nf4"] | None = Field(None, description="nf4: frozen weights in 4 bits under LoRA (QLoRA)")

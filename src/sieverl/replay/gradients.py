@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sieverl.algorithms.algorithm import Algorithm
-from sieverl.assets import BASE
+from sieverl.assets import model_place
 from sieverl.distributed.world import World
 from sieverl.errors import DataError
 from sieverl.learner.batches import pack
@@ -57,7 +57,7 @@ def gradients(
     """
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"device": "auto"})})
     set_threads(recipe)
-    tokenizer = load_tokenizer(recipe.model.path or str(BASE))
+    tokenizer = load_tokenizer(model_place(recipe.model.path))
     data = prompts_of(run, recipe, tokenizer)
     texts = {p.id: (p.text, ids) for p, ids in zip(data.train, data.train_tokens, strict=True)}
     out: dict[str, list[Gradient]] = {one.name: [] for one in (own, *others)}

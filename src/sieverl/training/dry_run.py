@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sieverl.algorithms.algorithm import Algorithm
-from sieverl.assets import BASE
+from sieverl.assets import model_place
 from sieverl.model.load import load_tokenizer
 from sieverl.planning.lengths import Lengths
 from sieverl.planning.memory import memory, peak
@@ -46,7 +46,7 @@ def dry_run(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> DryRun
     checked = check(recipe, resume, say)
     recipe = checked.recipe
     found = checkpoint_to_resume(recipe, resume, say)
-    tokenizer = load_tokenizer(recipe.model.path or str(BASE))
+    tokenizer = load_tokenizer(model_place(recipe.model.path))
     data = render_data(recipe, checked.data, tokenizer, say)
     build_pool(recipe, data.train).close()
     pieces = [tokenizer.decode([token]) for token in data.train_tokens[0]]
@@ -56,7 +56,7 @@ def dry_run(recipe: Recipe, resume: Resume = "auto", say: Say = print) -> DryRun
 
 def estimate(recipe: Recipe, algorithm: Algorithm, data: TrainingData, ranks: int) -> tuple[dict[str, float], float]:
     """Bytes of one rank by what they are for, and of the moment that needs most; as `sieverl plan` counts them."""
-    shape = cached_shape(recipe.model.path or str(BASE))
+    shape = cached_shape(model_place(recipe.model.path))
     if shape is None:
         return {}, 0.0
     limit, tokens = recipe.rollout.max_tokens, data.train_tokens

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from sieverl.assets import BASE
+from sieverl.assets import model_place
 from sieverl.distributed.world import World
 from sieverl.files import write_text
 from sieverl.model.load import choose_device
@@ -29,7 +29,7 @@ def check_fits(recipe: Recipe, world: World) -> None:
     alone = device != "cpu"  # a rank has a GPU of its own
     sharing = 1 if alone else min(world.size, int(os.environ.get("LOCAL_WORLD_SIZE", str(world.size))))
     name = "its GPU" if alone else "this machine"
-    check_memory(recipe, recipe.model.path or str(BASE), world.size, sharing, partial(free_bytes, device), name)
+    check_memory(recipe, model_place(recipe.model.path), world.size, sharing, partial(free_bytes, device), name)
 
 
 def with_halved(recipe: Recipe, resume: Resume, say: Say) -> Recipe:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from sieverl.algorithms.algorithm import Algorithm
-from sieverl.assets import BASE
+from sieverl.assets import model_place
 from sieverl.distributed.fsdp import Sharding
 from sieverl.distributed.world import World
 from sieverl.engines.process import ProcessEngine
@@ -31,7 +31,7 @@ from sieverl.types import Tokenizer
 
 def build_policy(recipe: Recipe, tokenizer: Tokenizer, data: TrainingData, found: Path | None) -> Policy:
     """The policy of the recipe, or of the checkpoint `found`, that takes every prompt of the data."""
-    path, lora = recipe.model.path or str(BASE), recipe.model.lora if recipe.model.lora.rank else None
+    path, lora = model_place(recipe.model.path), recipe.model.lora if recipe.model.lora.rank else None
     device = choose_device(recipe.model.device)
     settings = recipe.model
     policy = load_policy(
@@ -73,7 +73,7 @@ def build_engine(recipe: Recipe, policy: Policy, world: World) -> Engine:
 def engine_with_own_weights(recipe: Recipe) -> tuple[Policy, Engine]:
     """An engine and the initial policy from which it samples, for a process of its own."""
     set_threads(recipe)
-    path, lora = recipe.model.path or str(BASE), recipe.model.lora if recipe.model.lora.rank else None
+    path, lora = model_place(recipe.model.path), recipe.model.lora if recipe.model.lora.rank else None
     device = choose_device(recipe.model.device)
     policy = load_policy(path, load_tokenizer(path), recipe.dtype, device, recipe.model.attention, lora, recipe.seed)
     return policy, ENGINES[recipe.rollout.engine].build(policy, recipe.rollout, World())
@@ -86,7 +86,7 @@ def initial_policy(recipe: Recipe, policy: Policy, world: World) -> Callable[[],
     def reference() -> Policy:
         if recipe.model.lora.rank:
             return replace(policy, adapters=False)
-        model = load_model(recipe.model.path or str(BASE), recipe.dtype, str(policy.device))
+        model = load_model(model_place(recipe.model.path), recipe.dtype, str(policy.device))
         initial = Policy(model.requires_grad_(False), policy.tokenizer, policy.compute)
         shard(recipe, initial, world)
         return initial
@@ -103,7 +103,7 @@ def build_learner(
         torch.manual_seed(recipe.seed)
         body = None
         if not algorithm.critic.shared:
-            model = load_model(recipe.model.path or str(BASE), recipe.dtype, str(policy.device))
+            model = load_model(model_place(recipe.model.path), recipe.dtype, str(policy.device))
             again = recipe.distributed.activation_checkpointing
             body = Policy(model, policy.tokenizer, policy.compute, activation_checkpointing=again)
             shard(recipe, body, world)

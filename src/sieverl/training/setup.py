@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sieverl.algorithms.algorithm import Algorithm
-from sieverl.assets import BASE
+from sieverl.assets import model_place
 from sieverl.distributed.world import World, init_distributed
 from sieverl.engines.builtin import supported_ways
 from sieverl.files import check_writable
@@ -85,7 +85,7 @@ def _prepare(recipe: Recipe, resume: Resume, say: Say, undo: ExitStack) -> Run:
     found = checkpoint_to_resume(recipe, resume, say if world.rank == 0 else lambda text: None)
     digests = {"train": prompts_digest(data.train), "heldout": prompts_digest(data.heldout)}
     set_threads(recipe)
-    tokenizer = load_tokenizer(recipe.model.path or str(BASE))
+    tokenizer = load_tokenizer(model_place(recipe.model.path))
     data = render_data(recipe, data, tokenizer, say)
     pool = undo.enter_context(build_pool(recipe, data.train))
     policy = build_policy(recipe, tokenizer, data, found)
