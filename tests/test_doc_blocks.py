@@ -53,7 +53,7 @@ def test_tables_are_recipes_or_studies(tmp_path):
         tables = tomllib.loads(block.text)
         if tables.keys() & {"seeds", "command"}:
             (path := tmp_path / "study.toml").write_text(tomli_w.dumps(least | tables))
-            assert cells_of(read_study(path), path, tmp_path)
+            assert cells_of(read_study(path), tmp_path)
         else:
             build(tables)
 

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pages import filled
+
 from sieverl.display.plan import duration, size
 from sieverl.planning.lengths import Lengths
 from sieverl.planning.machine import GPUS, Efficiency, Machine
@@ -232,14 +234,5 @@ def parts() -> dict[str, str]:
     }
 
 
-def filled(page: str) -> str:
-    """The page with its tables as the code gives them, between `<!-- NAME -->` and `<!-- end -->`."""
-    for name, text in parts().items():
-        before, found, rest = page.partition(f"<!-- {name} -->\n")
-        assert found, f"docs/scaling.md has no place for {name}"
-        page = before + found + text + "\n" + rest[rest.index("<!-- end -->") :]
-    return page
-
-
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), parts()), encoding="utf-8")

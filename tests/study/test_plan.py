@@ -41,7 +41,7 @@ def written(folder: Path, text: str) -> Path:
 
 def test_cells_are_arms_by_seeds_with_the_tables_on_top_of_each_other(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD)
-    cells = cells_of(read_study(path), path, Path("out"))
+    cells = cells_of(read_study(path), Path("out"))
     assert [cell.name for cell in cells] == ["grpo-3", "raft-3", "grpo-1", "raft-1"]
     raft = cells[1].recipe
     assert (raft.algorithm, raft.seed, raft.steps, raft.train.lr, raft.train.minibatches) == ("raft", 3, 5, 1e-3, 2)
@@ -52,15 +52,15 @@ def test_cells_are_arms_by_seeds_with_the_tables_on_top_of_each_other(tmp_path: 
 
 def test_the_digest_is_of_what_the_numbers_depend_on(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD)
-    one, other = (cells_of(read_study(path), path, Path(output))[0] for output in ("a", "b"))
+    one, other = (cells_of(read_study(path), Path(output))[0] for output in ("a", "b"))
     assert one.digest == other.digest
     path.write_text(GOOD.replace("lr = 1e-3", "lr = 2e-3"))
-    assert cells_of(read_study(path), path, Path("a"))[0].digest != one.digest
+    assert cells_of(read_study(path), Path("a"))[0].digest != one.digest
     (own := tmp_path / "own.py").write_text("a = 1")
     path.write_text(GOOD.replace('"raft"\ntrain', f'"{own}:raft"\ntrain'))
-    before = cells_of(read_study(path), path, Path("a"))[1].digest
+    before = cells_of(read_study(path), Path("a"))[1].digest
     own.write_text("a = 2")
-    assert cells_of(read_study(path), path, Path("a"))[1].digest != before, "its code is another"
+    assert cells_of(read_study(path), Path("a"))[1].digest != before, "its code is another"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_mistake_is_said_with_the_key(tmp_path: Path, old: str, new: str, mess
 def test_a_key_that_is_none_of_the_recipe_is_said_with_the_arm(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD.replace("minibatches = 2", "minibatch = 2"))
     with pytest.raises(UsageError, match=r"arms\.raft: there is no key 'train\.minibatch'.*minibatches"):
-        cells_of(read_study(path), path, Path("out"))
+        cells_of(read_study(path), Path("out"))
 
 
 def test_a_file_that_is_not_there() -> None:
@@ -110,7 +110,7 @@ def test_a_command_of_its_own_names_the_recipe(tmp_path: Path) -> None:
 def test_as_many_at_a_time_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, GOOD)
     study = read_study(path)
-    cells = cells_of(study, path, tmp_path)
+    cells = cells_of(study, tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert slots(study, cells, gpus=0, cores=4) == [{}] * 4
     assert slots(study, cells, gpus=2, cores=4) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
@@ -120,8 +120,24 @@ def test_as_many_at_a_time_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert slots(study.model_copy(update={"processes": 3}), cells, gpus=8, cores=64) == [{}] * 3
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.toml")), ids=lambda path: path.stem)
-def test_the_studies_here_are_studies(path: Path) -> None:
-    study = read_study(path)
-    assert cells_of(study, path, Path("out"))
+def test_several_files_are_laid_on_top_of_each_other(tmp_path: Path) -> None:
+    (under := tmp_path / "under.toml").write_text(GOOD)
+    more = 'about = "again"\nsettings = { steps = 7 }\narms = { grpo = { train = { lr = 2e-3 } } }\nseeds = [9]'
+    study = read_study(under, written(tmp_path, more))
+    cells = cells_of(study, tmp_path)
+    assert [(c.name, c.recipe.steps, c.recipe.train.lr) for c in cells] == [("grpo-9", 7, 2e-3), ("raft-9", 7, 1e-3)]
+    assert study.claims[0].text == "t"
+    with pytest.raises(UsageError, match=r"under\.toml \+ .*s\.toml: there is no key 'sedes'"):
+        read_study(under, written(tmp_path, "sedes = [9]"))
+
+
+STUDIES = ROOT / "studies"
+ON_TOP = {"hasty": ["minimalist", "hasty"], "hasty-rates": ["minimalist-rates", "hasty-rates"]}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(STUDIES.glob("*.toml"))])
+def test_the_studies_here_are_studies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # own algorithms are named from there
+    study = read_study(*(STUDIES / f"{part}.toml" for part in ON_TOP.get(name, [name])))
+    assert cells_of(study, Path("out"))
     assert study.about

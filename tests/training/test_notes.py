@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def said(folder: Path, losses: list[float | None]) -> list[int]:
         row |= {} if loss is None else {"train/loss": loss, "train/updates": 1.0}
         log.append(row)
         state = SimpleNamespace(step=step, graded=False)
-        run = SimpleNamespace(
+        run: Any = SimpleNamespace(
             state=state, metrics=log, run_dir=folder, nonfinite={}, declared_graded=False, reasons=Counter(),
             recipe=SimpleNamespace(verify=SimpleNamespace(name="math", correct_from=1.0)),
         )  # fmt: skip
@@ -47,8 +48,13 @@ def test_a_loss_of_zero_is_explained_once_where_it_is_the_rule(
 
 
 def test_the_metrics_are_not_read_again_in_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[int] = []
+    reads: list[MetricsLog] = []
     rows = MetricsLog.rows
-    monkeypatch.setattr(MetricsLog, "rows", lambda log: reads.append(1) or rows(log))
+
+    def counted(log: MetricsLog) -> list[Metrics]:
+        reads.append(log)
+        return rows(log)
+
+    monkeypatch.setattr(MetricsLog, "rows", counted)
     said(tmp_path, [0.1] * 200)
     assert len(reads) <= notes.EARLY

@@ -72,7 +72,7 @@ class Options:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sieverl eval`."""
     add = parser.add_argument
-    add("--model", metavar="M", help="model directory, run, checkpoint or Hub id; `base` is the shipped model")
+    add("--model", metavar="M", help="model directory, run, checkpoint or Hub id; `base` and `hasty` are shipped")
     add(
         "--benchmark",
         metavar="B,B,...",

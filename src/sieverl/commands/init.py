@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="TRL script (.py, .ipynb), YAML of TRL or verl, verl's .sh",
     )
-    add("--model", metavar="DIR|HUB-ID", help="empty: the model shipped with SieveRL")
+    add("--model", metavar="DIR|HUB-ID", help="empty: the base model, which is shipped")
     add("--data", metavar="SOURCE", help="a file, a known name (`sieverl data list`), a Hub id, reasoning_gym:TASK")
     add("--algorithm", default="", metavar="NAME", help="default: reinforce_rej (`sieverl algorithms`)")
     add(

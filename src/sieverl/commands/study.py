@@ -26,7 +26,7 @@ RESULTS, TABLE, CSV, REPORT = "results.jsonl", "table.md", "table.csv", "report.
 class Options:
     """The options of `sieverl study`."""
 
-    study: str
+    studies: list[str]
     output: str | None
     processes: int | None
     dry_run: bool
@@ -35,8 +35,9 @@ class Options:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `sieverl study`."""
-    parser.add_argument("study", metavar="STUDY.toml", help="arms, seeds and claims (docs/studies.md)")
-    parser.add_argument("--output", metavar="DIR", help="default: runs/ and the name of the file")
+    about = "arms, seeds and claims (docs/studies.md); of several files the right one wins"
+    parser.add_argument("studies", nargs="+", metavar="STUDY.toml", help=about)
+    parser.add_argument("--output", metavar="DIR", help="default: runs/ and the name of the last file")
     parser.add_argument("--processes", type=int, metavar="N", help="cells at a time; default: what the study says")
     parser.add_argument("--dry-run", action="store_true", help="check every recipe, and list the cells; run nothing")
     parser.add_argument("--table", action="store_true", help="only write the tables again, from the results there are")
@@ -50,14 +51,14 @@ def run(options: Options) -> ExitCode:
     from sieverl.study.plan import cells_of, read_study
     from sieverl.study.results import load_results
 
-    path = Path(options.study)
-    study = read_study(path)
+    paths = [Path(name) for name in options.studies]
+    study = read_study(*paths)
     if options.processes is not None:
         if options.processes < 1:
             raise UsageError(f"--processes {options.processes}: give 1 or more, or leave it out")
         study = study.model_copy(update={"processes": options.processes})
-    output = Path(options.output or f"runs/{path.stem}")
-    cells = cells_of(study, path, output)
+    output = Path(options.output or f"runs/{paths[-1].stem}")
+    cells = cells_of(study, output)
     console: Console = Terminal(soft_wrap=True, highlight=False)
     results = known(load_results(output / RESULTS), cells, output / RESULTS)
     if options.dry_run:

@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from sieverl.algorithms.axes import with_axes
 from sieverl.algorithms.describe import formula
 from sieverl.algorithms.named import ALGORITHMS
+from sieverl.assets import MODELS
 from sieverl.data.catalog import SOURCES
 from sieverl.data.locate import DatasetRef, locate
 from sieverl.errors import DataError, SieveRLError
@@ -108,7 +109,7 @@ def _title(recipe: Recipe, repo: str, step: int) -> Iterator[str]:
 
 def _base_name(recipe: Recipe) -> str:
     path = recipe.model.path
-    return f"a local model, {inline(name_only(path))}" if path else "the small model that SieveRL ships for its demo"
+    return "a small model that SieveRL ships" if path in MODELS else f"a local model, {inline(name_only(path))}"
 
 
 def _use(recipe: Recipe, repo: str, dtype: str) -> Iterator[str]:

@@ -152,23 +152,28 @@ class Cell:
         return hashlib.sha256(json.dumps([whole, code], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_study(path: Path) -> Study:
-    """The study in a TOML file. Raises a UsageError that names the key at fault."""
+def read_study(*paths: Path) -> Study:
+    """The study in TOML files, merged from left to right as recipes are. Raises a UsageError that names the key."""
+    tables: JsonObject = {}
+    for path in paths:
+        try:
+            tables = merge(tables, tomllib.loads(path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"the study {path} cannot be read: {first_line(error)}") from error
+        except RecursionError as error:
+            raise UsageError(f"{path}: it is nested too deep") from error
+        except ValueError as error:
+            raise UsageError(f"{path} is not valid TOML: {first_line(error)}") from error
+    where = " + ".join(map(str, paths))
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the study {path} cannot be read: {first_line(error)}") from error
-    try:
-        study = Study.model_validate(tomllib.loads(text))
+        study = Study.model_validate(tables)
     except (ValidationError, RecursionError) as error:
-        raise UsageError(f"{path}: {_explain(error)}") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is not valid TOML: {first_line(error)}") from error
-    _check(study, path)
+        raise UsageError(f"{where}: {_explain(error)}") from error
+    _check(study, where)
     return study
 
 
-def cells_of(study: Study, path: Path, output: Path) -> list[Cell]:
+def cells_of(study: Study, output: Path) -> list[Cell]:
     """Every cell, in the order in which they are run: all arms of a seed before the next seed.
 
     Raises a UsageError where an arm is no recipe. A run uses one thread unless the study says otherwise, so that its
@@ -182,33 +187,33 @@ def cells_of(study: Study, path: Path, output: Path) -> list[Cell]:
     for seed in study.seeds:
         for arm, tables in study.arms.items():
             own = {"seed": seed, "run_dir": str(output / "runs" / f"{arm}-{seed}")}
-            recipe = build(merge(merge(common, tables), own), where=f"{path}: arms.{arm}")
+            recipe = build(merge(merge(common, tables), own), where=f"arms.{arm}")
             cells.append(Cell(arm, seed, recipe))
     return cells
 
 
-def _check(study: Study, path: Path) -> None:
+def _check(study: Study, files: str) -> None:
     """Raise a UsageError for names that do not fit together."""
     for arm in study.arms:
         if not NAME.fullmatch(arm):
-            raise UsageError(f"{path}: arms.{arm!r} is no name for files; use letters, digits and _ . + -")
+            raise UsageError(f"{files}: arms.{arm!r} is no name for files; use letters, digits and _ . + -")
     named = {"baseline": study.baseline}
     for number, claim in enumerate(study.claims):
         for place, one in enumerate(claim.compare):
             where = f"claims.{number}.compare.{place}"
             named |= {f"{where}.arm": one.arm, f"{where}.against": one.against or study.baseline}
             if one.arm == (one.against or study.baseline):
-                raise UsageError(f"{path}: {where} compares {one.arm} with itself; set against to another arm")
+                raise UsageError(f"{files}: {where} compares {one.arm} with itself; set against to another arm")
             if one.expect == "same" and not one.margin:
-                raise UsageError(f"{path}: {where} expects 'same' and needs a margin: how much does not matter?")
+                raise UsageError(f"{files}: {where} expects 'same' and needs a margin: how much does not matter?")
     for key, arm in named.items():
         if arm not in study.arms:
-            raise UsageError(f"{path}: {key} = {arm!r} is no arm.{nearest(arm, study.arms)}")
+            raise UsageError(f"{files}: {key} = {arm!r} is no arm.{nearest(arm, study.arms)}")
     if twice := sorted({seed for seed in study.seeds if study.seeds.count(seed) > 1}):
-        raise UsageError(f"{path}: seeds has {twice[0]} twice; the same seed gives the same run")
+        raise UsageError(f"{files}: seeds has {twice[0]} twice; the same seed gives the same run")
     for key in ("seed", "run_dir"):
         if key in study.settings or any(key in tables for tables in study.arms.values()):
-            raise UsageError(f"{path}: {key} is set by the study; leave it out (seeds = [...] are the seeds)")
+            raise UsageError(f"{files}: {key} is set by the study; leave it out (seeds = [...] are the seeds)")
 
 
 def _explain(error: Exception) -> str:
