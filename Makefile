@@ -7,7 +7,7 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,--extra-index-url https://do
 LOCK ?= requirements/ci.txt
 # tests that run at a time, each file in one process
 JOBS ?= 2
-TEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+TEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
 

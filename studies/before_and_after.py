@@ -1,7 +1,7 @@
-"""What training does to greedy answers, to pass@k, and to longer sums: `python studies/before_and_after.py OUTPUT.json`.
+"""What training does to greedy answers, pass@k and longer sums: `python studies/before_and_after.py OUTPUT.json`.
 
-Trains the demo from both shipped models with three seeds, and evaluates the models before and after on the demo's held-out
-prompts and on sums of five and six terms, which are in no corpus. What is measured is not measured again.
+Trains the demo from both shipped models with three seeds, and evaluates the models before and after on the demo's
+held-out prompts and on sums of five and six terms, which are in no corpus. What is there is not measured again.
 """
 
 from __future__ import annotations

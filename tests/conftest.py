@@ -31,6 +31,11 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 BASE = ROOT / "src" / "sieverl" / "assets" / "base"
 
+# Files of minutes: each is run by one process, so that the last to begin would be waited for.
+LONGEST = ("test_doc_blocks", "test_sharding", "test_fsdp", "test_crash", "test_vllm", "test_ray", "test_kills",
+           "test_whole_loop", "test_packaging", "test_machines_page", "test_study_command", "test_bench_gpu",
+           "test_view_browser", "test_eval_command", "test_report", "test_fuzz", "test_save")  # fmt: skip
+
 # family -> what differs from SIZES
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -43,6 +48,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "granite": {"logits_scaling": 4.0},
     "gpt_neox": {},
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; `make test` tells xdist to keep that order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture
