@@ -186,7 +186,7 @@ def test_comparison_is_paired_and_names_what_differs(evaluate: Evaluate) -> None
     assert "maj" not in said
     result("a", dict.fromkeys(range(30), 0), 1, 1.0)
     result("b", {i: int(i % 3 != 0) for i in range(30)}, 1, 1.0)
-    assert "A is better" in evaluate("--compare", "a.json", "b.json")[1]
+    assert "B is better" in evaluate("--compare", "a.json", "b.json")[1]
     assert "A is better" in evaluate("--compare", "b.json", "a.json")[1]
     result("b", dict.fromkeys(range(30), 0), 1, 1.0)
     code, said = evaluate("--compare", "a.json", "b.json")
