@@ -4,49 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pages import filled
+from study_figures import RESULTS, Done, figures
+from write_scaling import PAPER, chosen
 
-from sieverl.display.charts import Series, line_chart
-from sieverl.display.svg import standalone
 from sieverl.evaluation.statistics import over_seeds
-from sieverl.study.compare import estimate
-from sieverl.study.plan import Quantity, Study, read_study
-from sieverl.study.results import Result, load_results
-from sieverl.study.table import arm_table, claim_lines, comparison_cells, judged, shown
+from sieverl.study.compare import differences, estimate, of_arm
+from sieverl.study.plan import Quantity, Until
+from sieverl.study.table import arm_table, claim_lines, comparison_cells, judged, of, shown
 
 ROOT = Path(__file__).parents[1]
-DOCS, STUDIES, RESULTS = ROOT / "docs", ROOT / "studies", ROOT / "studies" / "results"
-PAGE = DOCS / "study.md"
-Curve = Callable[[Result], tuple[Sequence[float], Sequence[float]]]  # a run -> x, y
-
-
-@dataclass(frozen=True)
-class Done:
-    """A study and its results so far. `name` is that of its parts on the page and of its figures."""
-
-    name: str
-    study: Study
-    results: Sequence[Result]
-
-    @staticmethod
-    def of(name: str, *files: str) -> Done:
-        """The study in these files, with the results that are kept of the last one."""
-        study = read_study(*(STUDIES / f"{file}.toml" for file in files))
-        return Done(name, study, load_results(RESULTS / files[-1] / "results.jsonl"))
-
-    def runs(self, arm: str) -> list[Result]:
-        """The runs of an arm."""
-        return [result for result in self.results if result.arm == arm]
-
-    @property
-    def cells(self) -> int:
-        """How many runs it is to have."""
-        return len(self.study.arms) * len(self.study.seeds)
+PAGE = ROOT / "docs" / "study.md"
+TARGETS = (0.6, 0.7, 0.75, 0.8)  # held-out accuracies
 
 
 # --- tables -----------------------------------------------------------------------------------------
@@ -133,6 +106,23 @@ def compute_table(done: Done, masking: str) -> str:
     return table([*head, "sampling, s", "update, s", "update, against masking"], rows)
 
 
+def factors_table(done: Done, targets: Sequence[float], metric_name: str) -> str:
+    """How many times as much of a metric each arm needed to a held-out accuracy as the baseline did, paired by seed."""
+    rows = []
+    for arm in done.study.arms:
+        cells = []
+        for target in targets:
+            asked = Quantity(metric=metric_name, steps="all", reduce="sum", until=Until(reaches=target), log=True)
+            if arm == done.study.baseline:
+                own = of_arm(done.results, arm, asked)
+                cells.append(of(asked, estimate([own[seed] for seed in sorted(own)])))
+            else:
+                found = differences(done.results, asked, arm, done.study.baseline)
+                cells.append(of(asked, estimate(found), signed=True) if found else "–")
+        rows.append([arm, *cells])
+    return table(["", *(f"to {target:.0%}" for target in targets)], rows)
+
+
 def pass_table(done: Done) -> str:
     """pass@k before and after, and how it moved."""
     names = sorted({m for run in done.results for m in run.metrics if "/pass@" in m or "/avg@" in m}, key=_k)
@@ -161,7 +151,7 @@ def before_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     for name in ("base", "hasty"):
         after = [scores for key, scores in found.items() if key.startswith(f"{name}, seed")]
         for benchmark in ("held out", "five and six terms"):
-            for when, runs in (("before", [found[name]]), ("after", after)):
+            for when, runs in (("before", [found[name]] if name in found else []), ("after", after)):
                 if runs:
                     rows.append([f"{name}, {benchmark}, {when}", *_scores([run[benchmark] for run in runs])])
     return table(["", "greedy", "pass@1", "pass@2", "pass@4", "pass@8", "pass@16", "tokens"], rows)
@@ -174,85 +164,19 @@ def _scores(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     ):
         values = [run[kind][name]["value"] for run in runs]
         yield f"{100 * math.fsum(values) / len(values):.1f}%"
-    lengths = [run["shares"]["mean_length"] for run in runs]
+    lengths = [run["shares"]["length_mean"] for run in runs]
     yield f"{math.fsum(lengths) / len(lengths):.1f}"
 
 
-# --- figures ----------------------------------------------------------------------------------------
-
-
-def band(runs: Sequence[Result], curve: Curve, label: str, tone: int) -> Series:
-    """The mean over seeds and its 95% interval at each x that all of them have."""
-    found = [dict(zip(*curve(run), strict=True)) for run in runs]
-    places = sorted(set.intersection(*map(set, found))) if found else []
-    whole = [over_seeds([points[x] for points in found]) for x in places]
-    mean, low, high = zip(*whole, strict=True) if whole else ((), (), ())
-    return Series(label, places, mean, low, high, tone=tone)
-
-
-def metric(name: str, keep: float = 0.0) -> Curve:
-    """A metric by step (empty: the held-out accuracy), as a running mean that keeps so much of the old value."""
-
-    def of(run: Result) -> tuple[Sequence[float], Sequence[float]]:
-        steps, values = run.metrics.get(name or run.heldout, ([], []))
-        out: list[float] = []
-        for value in values:
-            out.append(value if not out else keep * out[-1] + (1 - keep) * value)
-        return steps, out
-
-    return of
-
-
-def path(runs: Sequence[Result], along: Callable[[Result, int], float], label: str, tone: int) -> Series:
-    """Held-out accuracy, mean over seeds, against another number at the same steps, mean over seeds."""
-    steps = runs[0].metrics[runs[0].heldout][0] if runs else []
-    both = [
-        [(along(run, step), dict(zip(*run.metrics[run.heldout], strict=True)).get(step)) for run in runs]
-        for step in steps
-    ]
-    points = [
-        (math.fsum(x for x, _ in each) / len(each), over_seeds([y for _, y in each if y is not None])) for each in both
-    ]
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    return Series(label, xs, [y[0] for y in ys], [y[1] for y in ys], [y[2] for y in ys], style="path", tone=tone)
-
-
-def drift(run: Result, step: int) -> float:
-    """KL to the start model at an evaluation."""
-    name = run.heldout.rpartition("/")[0] + "/kl_ref"
-    return dict(zip(*run.metrics[name], strict=True)).get(step, 0.0)
-
-
-def learnt(run: Result, step: int) -> float:
-    """Thousands of tokens that were learnt from up to a step."""
-    steps, values = run.metrics["train/tokens"]
-    return math.fsum(value for at, value in zip(steps, values, strict=True) if at <= step) / 1e3
-
-
-MAIN = ("raft", "raft_pp", "grpo", "reinforce", "reinforce_rej", "ppo", "iterative_dpo")
-ABLATION = ("reinforce", "drop_all_wrong", "drop_all_correct", "reinforce_rej", "drop_both_std", "mean_zero", "grpo")
-CLIPPING = ("raft", "raft_pp", "raft_pp_no_clip", "raft_pp_clip_higher", "grpo", "rej_zero_negatives")
-
-
-def figures(done: Done) -> Iterator[tuple[str, str]]:
-    """The name of each figure and its SVG."""
-
-    def chart(name: str, arms: Sequence[str], curve: Curve, title: str, unit: str, **how: Any) -> tuple[str, str]:
-        series = [band(done.runs(arm), curve, arm, tone) for tone, arm in enumerate(arms) if done.runs(arm)]
-        return f"study-{done.name}-{name}.svg", standalone(line_chart(title, series, "step", unit, **how))
-
-    def against(name: str, arms: Sequence[str], along: Callable[[Result, int], float], x: str) -> tuple[str, str]:
-        series = [path(done.runs(arm), along, arm, tone) for tone, arm in enumerate(arms) if done.runs(arm)]
-        title = f"Held-out accuracy against {x}"
-        svg = line_chart(title, series, x, "avg@8", percent=True, whole=False)
-        return f"study-{done.name}-{name}.svg", standalone(svg)
-
-    entropy = metric("policy/entropy", keep=0.85)
-    yield chart("accuracy", MAIN, metric(""), "Held-out accuracy, 95% over seeds", "avg@8", percent=True)
-    yield chart("entropy", CLIPPING, entropy, "Entropy of sampled tokens, running mean", "nats a token")
-    yield chart("ablation", ABLATION, metric(""), "Which prompts are left out", "avg@8", percent=True)
-    yield against("kl", ABLATION, drift, "KL to the start model, nats a token")
-    yield against("tokens", MAIN, learnt, "thousands of tokens learnt from")
+def large(done: Done, steps: int = 300) -> str:
+    """What the same grid of the paper's runs would take: 7B, 1,024 prompts a step, on GPUs; planned, not measured."""
+    plan = chosen("Qwen2.5-7B", "H100", 8, PAPER)[1].plan
+    hours = plan.seconds * steps / 3600
+    return (
+        f"`sieverl plan` puts a step of the paper's recipe with a 7B model at {plan.seconds:.0f} s on 8 H100: "
+        f"{hours:.0f} hours\nfor a run of {steps} steps, and {hours * done.cells * 8:,.0f} GPU-hours for "
+        f"{len(done.study.arms)} arms with {len(done.study.seeds)} seeds. Planned, not measured."
+    )
 
 
 # --- the page ---------------------------------------------------------------------------------------
@@ -277,6 +201,16 @@ def parts() -> dict[str, str]:
         }
     rates = (Done.of("base", "minimalist-rates"), Done.of("hasty", "minimalist-rates", "hasty-rates"))
     found |= {f"rates {done.name}": rates_table(done) for done in rates if done.results}
+    sieve, success = Done.of("sieve", "sieve"), Done.of("success", "success")
+    for done in (sieve, success):
+        found |= {
+            f"size {done.name}": size_of(done),
+            f"table {done.name}": "\n".join(arm_table(done.study, done.results)),
+            f"claims {done.name}": claims_of(done),
+        }
+    found["tokens sieve"] = factors_table(sieve, TARGETS, "rollout/tokens")
+    found["seconds sieve"] = factors_table(sieve, TARGETS, "time/step")
+    found["large"] = large(both[0])
     if (file := RESULTS / "before-and-after.json").exists():
         found["before"] = before_table(json.loads(file.read_text()))
     return found
@@ -286,7 +220,7 @@ def main() -> None:
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), parts()), encoding="utf-8")
     for done in studies():
         for name, svg in figures(done):
-            (DOCS / name).write_text(svg, encoding="utf-8")
+            PAGE.with_name(name).write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":
