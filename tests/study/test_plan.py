@@ -94,6 +94,23 @@ def test_a_key_that_is_none_of_the_recipe_is_said_with_the_arm(tmp_path: Path) -
         cells_of(read_study(path), Path("out"))
 
 
+@pytest.mark.parametrize(
+    ("column", "settings"),
+    [
+        ('"eval/heldout/avg@4"', "evaluate = { samples = 2 }"),
+        ('"eval/mine/avg@4"', ""),
+        ('"eval/heldout/kl_ref"', "evaluate = { kl_prompts = 0 }"),
+        ('{ steps = "all", until = { metric = "eval/heldout/avg@2", reaches = 0.5 } }', ""),
+    ],
+)
+def test_a_score_that_no_run_would_have_is_refused_before_the_first(tmp_path: Path, column: str, settings: str) -> None:
+    text = GOOD.replace('"policy/entropy"', column).replace("steps = 5", f"steps = 5\n{settings}")
+    with pytest.raises(
+        UsageError, match=r"eval/\w+/\S+ is asked for, and arms\.grpo evaluates heldout with \d samples"
+    ):
+        cells_of(read_study(written(tmp_path, text)), Path("out"))
+
+
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(UsageError, match=r"the study nowhere\.toml cannot be read: .*No such file"):
         read_study(Path("nowhere.toml"))

@@ -189,6 +189,8 @@ def cells_of(study: Study, output: Path) -> list[Cell]:
             own = {"seed": seed, "run_dir": str(output / "runs" / f"{arm}-{seed}")}
             recipe = build(merge(merge(common, tables), own), where=f"arms.{arm}")
             cells.append(Cell(arm, seed, recipe))
+    for cell in cells[: len(study.arms)]:
+        _check_evaluated(study, cell)
     return cells
 
 
@@ -214,6 +216,21 @@ def _check(study: Study, files: str) -> None:
     for key in ("seed", "run_dir"):
         if key in study.settings or any(key in tables for tables in study.arms.values()):
             raise UsageError(f"{files}: {key} is set by the study; leave it out (seeds = [...] are the seeds)")
+
+
+def _check_evaluated(study: Study, cell: Cell) -> None:
+    """Raise a UsageError for a metric of evaluations that the runs will not have, before one is run."""
+    settings = cell.recipe.evaluate
+    k, name = settings.samples, settings.name
+    scores = [f"avg@{k}", f"pass@{k}", f"maj@{k}", "length_mean", "truncated", "no_answer"]
+    known = [f"eval/{name}/{score}" for score in [*scores, *(["kl_ref"] if settings.kl_prompts else [])]]
+    asked = [name for one in study.quantities for name in (one.metric, one.until.metric if one.until else "")]
+    for metric in asked:
+        if metric.startswith("eval/") and metric not in known:
+            raise UsageError(
+                f"{metric} is asked for, and arms.{cell.arm} evaluates {name} with {k} samples a prompt: its metrics "
+                f"are {', '.join(known)}"
+            )
 
 
 def _explain(error: Exception) -> str:
