@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def verdicts_table(studies: Sequence[Done]) -> str:
 
 def claims_of(done: Done) -> str:
     """Every claim with its comparisons."""
-    return "\n\n".join("\n".join(claim_lines(one, done.study.baseline)) for one in judged(done.study, done.results))
+    lines = [line for one in judged(done.study, done.results) for line in (*claim_lines(one, done.study.baseline), "")]
+    return "\n".join(line if line.startswith("|") else textwrap.fill(line, 118) for line in lines)
 
 
 def compute_table(done: Done, masking: str) -> str:
