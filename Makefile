@@ -15,7 +15,7 @@ TORCH := $(shell sed -n 's/^  "\(torch>=[^"]*\)",$$/\1/p' pyproject.toml)
 A := src/sieverl/algorithms
 PURE := $(A)/algorithm.py,$(A)/axes.py,$(A)/credit.py,$(A)/needs.py,$(A)/objective.py,$(A)/sieve.py,$(A)/token_advantage.py,$(A)/tokens.py
 
-.PHONY: setup lock audit browser demo test test-slow test-faults vllm-env test-gpu lint bench bench-gpu picture docs clean
+.PHONY: setup lock audit browser demo test test-slow test-faults vllm-env test-gpu lint bench bench-gpu study picture docs clean
 
 setup: .venv/.done
 
@@ -116,6 +116,18 @@ bench-gpu: setup
 
 picture: setup
 	@$(BIN)/python tools/draw_house.py
+
+# All that docs/study.md rests on: many hours on two cores. Stopped, the same command goes on; what has a result in
+# studies/results is not run again.
+study: setup
+	@$(BIN)/sieverl study studies/minimalist-rates.toml --output studies/results/minimalist-rates
+	@$(BIN)/sieverl study studies/minimalist-rates.toml studies/hasty-rates.toml --output studies/results/hasty-rates
+	@$(BIN)/sieverl study studies/minimalist.toml --output studies/results/minimalist
+	@$(BIN)/sieverl study studies/minimalist.toml studies/hasty.toml --output studies/results/hasty
+	@$(BIN)/sieverl study studies/success.toml --output studies/results/success
+	@$(BIN)/sieverl study studies/sieve.toml --output studies/results/sieve
+	@$(BIN)/python studies/before_and_after.py studies/results/before-and-after.json
+	@$(BIN)/python tools/write_study.py
 
 # the documentation as a site; without the network, and a warning is an error
 docs: setup

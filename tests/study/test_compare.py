@@ -71,6 +71,23 @@ def test_same_is_two_one_sided_tests(values: list[float], margin: float) -> None
 
 
 @pytest.mark.parametrize(
+    ("values", "no_lower", "no_higher"),
+    [
+        ([0.5, 0.52, 0.49], "holds", "contrary"),  # far above: no lower in any case
+        ([-0.5, -0.52, -0.49], "contrary", "holds"),
+        ([0.01, -0.02, 0.0], "holds", "holds"),
+        ([0.2, -0.25, 0.1], "open", "open"),
+    ],
+)
+def test_no_lower_is_one_side_of_same(values: list[float], no_lower: str, no_higher: str) -> None:
+    for expect, said in (("no lower", no_lower), ("no higher", no_higher)):
+        p, contrary = evidence(values, Comparison.model_validate({"arm": "a", "expect": expect, "margin": 0.1}))
+        assert said == ("holds" if p < 0.05 else "contrary" if contrary < 0.05 else "open")
+    same = evidence(values, Comparison(arm="a", expect="same", margin=0.1))[0]
+    assert (same < 0.05) == (no_lower == no_higher == "holds")
+
+
+@pytest.mark.parametrize(
     ("shift", "expect", "right"), [(0.0, "same", True), (0.3, "same", False), (0.3, "higher", True)]
 )
 def test_seeds_that_all_differ_by_the_same(shift: float, expect: str, right: bool) -> None:

@@ -66,9 +66,9 @@ class Sieve:
     (4, 1)
     """
 
-    threshold: float = 0.3
-    explore: float = 0.1
-    first: float = 0.5
+    threshold: float = 0.5
+    explore: float = 0.05
+    first: float = 0.375
     skip: bool = True
     discount: float = 0.97
 

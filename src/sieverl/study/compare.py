@@ -70,7 +70,8 @@ def evidence(values: Sequence[float], comparison: Comparison) -> tuple[float, fl
     """p-values for what a comparison expects, and for its contrary.
 
     A direction is tested on both sides, so that the values are those of the 95% interval. `same` is an equivalence
-    test: two one-sided tests that the difference is within the margin (Schuirmann 1987).
+    test: two one-sided tests that the difference is within the margin (Schuirmann 1987). `no lower` is a test that it
+    is above minus the margin.
 
     >>> same = Comparison(arm="a", against="b", expect="same", margin=0.2)
     >>> [round(p, 4) for p in evidence([0.01, -0.02, 0.0], same)]
@@ -81,8 +82,9 @@ def evidence(values: Sequence[float], comparison: Comparison) -> tuple[float, fl
         outside = max(1 - above(values, margin), 1 - above(negated, margin))
         inside = outside if _varies(values) else _within(values, margin)
         return inside, min(1.0, 2 * min(above(values, margin), above(negated, margin)))
-    wanted, other = (values, negated) if comparison.expect == "higher" else (negated, values)
-    return min(1.0, 2 * above(wanted, margin)), min(1.0, 2 * above(other, -margin))
+    wanted, other = (values, negated) if comparison.expect in ("higher", "no lower") else (negated, values)
+    bound = -margin if comparison.expect.startswith("no ") else margin
+    return min(1.0, 2 * above(wanted, bound)), min(1.0, 2 * above(other, -bound))
 
 
 def _varies(values: Sequence[float]) -> bool:

@@ -59,13 +59,19 @@ class Quantity(Table):
 
 
 class Comparison(Quantity):
-    """What a claim says of one arm beside another: `arm` minus `against` is above, below or within `margin`."""
+    """What a claim says of one arm beside another: `arm` minus `against` is above, below or within `margin`.
+
+    `no lower` and `no higher` are one side of `same`: not by more than the margin in that direction.
+    """
 
     arm: str
     against: str = Field("", description="empty: the baseline")
-    expect: Literal["higher", "lower", "same"]
+    expect: Literal["higher", "lower", "same", "no lower", "no higher"]
     margin: float = Field(
-        0.0, ge=0, le=1e9, description="same: the largest difference that does not matter; of a ratio, a factor"
+        0.0,
+        ge=0,
+        le=1e9,
+        description="same, no lower: the largest difference that does not matter; of a ratio, a factor",
     )
 
     @model_validator(mode="after")
@@ -206,8 +212,10 @@ def _check(study: Study, files: str) -> None:
             named |= {f"{where}.arm": one.arm, f"{where}.against": one.against or study.baseline}
             if one.arm == (one.against or study.baseline):
                 raise UsageError(f"{files}: {where} compares {one.arm} with itself; set against to another arm")
-            if one.expect == "same" and not one.margin:
-                raise UsageError(f"{files}: {where} expects 'same' and needs a margin: how much does not matter?")
+            if one.expect not in ("higher", "lower") and not one.margin:
+                raise UsageError(
+                    f"{files}: {where} expects {one.expect!r} and needs a margin: how much does not matter?"
+                )
     for key, arm in named.items():
         if arm not in study.arms:
             raise UsageError(f"{files}: {key} = {arm!r} is no arm.{nearest(arm, study.arms)}")

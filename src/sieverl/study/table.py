@@ -14,7 +14,7 @@ from sieverl.study.results import Result
 BASE = "before training"
 CSV_HEAD = ("arm", "metric", "seeds", "mean", "low", "high")
 CSV_DIFFERENCE = ("difference_seeds", "difference", "difference_low", "difference_high")
-SIGNS = {"higher": ">", "lower": "<", "same": "="}
+SIGNS = {"higher": ">", "lower": "<", "same": "=", "no lower": "≥", "no higher": "≤"}
 
 
 def judged(study: Study, results: Sequence[Result]) -> list[Judged]:
@@ -93,7 +93,7 @@ def comparison_cells(each: Compared, baseline: str) -> list[str]:
     """The cells of a comparison: what, expected, difference, p, verdict."""
     one = each.comparison
     times = "a factor of " if one.log else ""
-    by = "within" if one.expect == "same" else "by"
+    by = "by" if one.expect in ("higher", "lower") else "within"
     margin = f" {by} {times}{one.margin:g}" if one.margin else ""
     p = "" if each.p is None else f"{each.p:.3f}" if each.p >= 0.001 else "< 0.001"
     what = f"{one.title}: {one.arm} {SIGNS[one.expect]} {one.against or baseline}"
