@@ -34,6 +34,7 @@ SIZES: dict[str, Any] = {
     "steps": STEPS,
     "threads": 1,
     "dtype": "float64",
+    "model.path": "",  # the base model, which solves some prompts of a few and not others
     "data.options.size": 200,
     "data.check_gold": 0,
     "evaluate.source": "",
