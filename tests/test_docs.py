@@ -141,3 +141,14 @@ def test_the_axes_are_those_of_the_page() -> None:
     cells = re.findall(r"^\| (`[^|]+) \|", part("## The axes"), re.MULTILINE)
     named = set(re.findall(r"`(\w+)`", " ".join(cells)))
     assert named == {field.name for field in fields(Algorithm)} - {"about", "paper", "critic", "whiten"}
+
+
+def test_a_sieve_that_leaves_nothing_out_is_said() -> None:
+    penalty = {"axes.kl_coefficient": 0.01}
+    for name, more, line in (
+        ("grpo", {}, ""),
+        ("grpo", penalty, "the sieve leaves nothing out: grpo with its penalties learns from every group"),
+        ("reinforce", {}, "the sieve leaves nothing out: reinforce learns from every group"),
+    ):
+        recipe = load(PAPER, {"algorithm": name, "axes.sieve": 0.5, **more})
+        assert left_out(recipe, chosen_algorithm(recipe)) == line

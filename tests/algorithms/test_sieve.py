@@ -52,6 +52,9 @@ def test_which_uniform_groups_teach_is_asked_of_the_algorithm() -> None:
     kept = replace(get_algorithm("grpo"), penalties=(Penalty(k2, 0.1, denominator="sampled"),))
     assert teaches(kept, 4) == (True, True), "a penalty over all sampled responses needs them all"
     assert teaches(get_algorithm("raft"), 1) == (False, True)
+    overlong = with_axes(get_algorithm("grpo"), {"shape": "overlong"})
+    assert teaches(overlong, 4) == (True, True), "answers of other lengths have other rewards"
+    assert teaches(with_axes(get_algorithm("reinforce_rej"), {"shape": "overlong"}), 4) == (False, False)
 
 
 def test_a_group_that_always_teaches_is_certain() -> None:
@@ -64,7 +67,10 @@ def test_the_sieve_is_an_axis_of_every_algorithm() -> None:
     dapo = with_axes(get_algorithm("dapo"), {"sieve": 0.2, "sieve_explore": 0.05})
     assert dapo.sampling.sieve == Sieve(threshold=0.2, explore=0.05)
     assert dapo.sampling.fresh_prompts, "its own sampling stays"
-    assert with_axes(get_algorithm("grpo"), {"sieve_explore": 0.5}).sampling.sieve == Sieve(explore=0.5)
+    mine = with_sieve(get_algorithm("grpo"), first=1.0)
+    assert with_axes(mine, {"sieve_explore": 0.5}).sampling.sieve == Sieve(first=1.0, explore=0.5)
+    with pytest.raises(UsageError, match=r"axes\.sieve_explore changes nothing without axes\.sieve"):
+        with_axes(get_algorithm("grpo"), {"sieve_explore": 0.5})
     assert with_sieve(get_algorithm("grpo"), first=1.0, skip=True).sampling.sieve == Sieve(first=1.0)
     for algorithm in ALGORITHMS.values():
         assert algorithm.sampling.sieve is None
@@ -77,7 +83,8 @@ def test_what_cannot_be_is_refused(field: str, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "samples", "count"), [(0.5, 8, 4), (0.5, 1, 1), (0.01, 8, 1), (1.0, 8, 8), (0.5, 3, 2)]
+    ("first", "samples", "count"),
+    [(0.5, 8, 4), (0.5, 1, 1), (0.01, 8, 2), (1.0, 8, 8), (0.5, 3, 2), (0.375, 2, 2), (0.375, 4, 2), (0.375, 8, 3)],
 )
 def test_how_many_come_first(first: float, samples: int, count: int) -> None:
     assert Sieve(first=first).first_of(samples) == count

@@ -68,6 +68,10 @@ def test_the_seed_decides(random_model):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_nothing_is_asked_of_it_where_a_rank_has_no_group(random_model):
+    assert TransformersEngine(Policy(random_model(), None)).sample([], SamplingParams(8, (2,))) == []
+
+
 def test_top_k_and_top_p_restrict(random_model):
     engine = TransformersEngine(Policy(random_model(), None))
     greedy = engine.sample(requests(1), SamplingParams(10, (2,), temperature=0.0))

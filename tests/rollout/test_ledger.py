@@ -16,13 +16,16 @@ from pydantic import TypeAdapter
 
 from sieverl.algorithms import get_algorithm
 from sieverl.algorithms.algorithm import Algorithm, DynamicSampling
+from sieverl.algorithms.axes import with_axes
 from sieverl.algorithms.credit import enough_of_both, mixed_groups
-from sieverl.algorithms.sieve import Belief, Sieve, Teaches
+from sieverl.algorithms.sieve import Belief, Sieve, Teaches, with_sieve
 from sieverl.data import Cursor
 from sieverl.distributed.world import World
+from sieverl.engines.noise import keys, uniforms
+from sieverl.learner.batches import pack
 from sieverl.recipe import Rollout as Settings
-from sieverl.rollout.collect import Batch, collect_rollouts
-from sieverl.rollout.ledger import Ledger, Screen, alike
+from sieverl.rollout.collect import Batch, collect_rollouts, sifter_of
+from sieverl.rollout.ledger import Ledger, Sifter, alike
 from sieverl.types import Responses
 
 R, W = "1\n", "0\n"  # right, wrong
@@ -94,6 +97,11 @@ def test_graded_rewards_that_differ_teach_though_no_answer_is_right() -> None:
     assert ledger.prompts == {"0": (2.0, 2.0, 1), "1": (0.0, 4.0, 1)}
 
 
+def test_a_prompt_that_is_twice_in_a_batch_counts_twice() -> None:
+    ledger = Ledger({"7": (8.0, 0.0, 0)}).after(rows([[1, 1, 1, 1], [0, 0, 0, 0]]), [7, 7], Sieve(discount=0.5))
+    assert ledger.prompts == {"7": (8.0, 4.0, 1)}
+
+
 def test_it_survives_a_checkpoint() -> None:
     ledger = Ledger().after(rows([[1, 0, 0, 0]]), [7], Sieve())
     assert TypeAdapter(Ledger).validate_json(json.dumps(asdict(ledger)), strict=True) == ledger
@@ -134,7 +142,7 @@ def test_groups_that_are_alike_so_far_are_stopped_and_others_get_all() -> None:
     batch = step(Sieve(explore=0.0, threshold=0.28), cursor=Cursor(0, 1))
     assert batch.prompt_of_group == [4, 3]
     assert (batch.stopped, batch.responses.reward_R.tolist()) == (1, [1, 0, 1, 0, 0, 0])
-    assert Screen(Ledger(), Sieve(), BOTH, 4, 0).teaches.chance(Belief(0.5, 2.5), 2, False) == pytest.approx(
+    assert Sifter(Ledger(), Sieve(), BOTH, 4, 0).teaches.chance(Belief(0.5, 2.5), 2, False) == pytest.approx(
         0.2708, abs=1e-4
     )
     assert step(Sieve(explore=0.0, threshold=0.27), cursor=Cursor(0, 1)).stopped == 0
@@ -150,22 +158,31 @@ def test_what_an_algorithm_learns_from_is_not_stopped() -> None:
 
 def test_what_is_left_out_is_sampled_at_the_known_rate() -> None:
     known = Ledger(prompts={str(prompt): (0.0, 50.0, 0) for prompt in range(1500)})
-    screen = Screen(known, Sieve(explore=0.1), BOTH, 8, seed=3)
-    skipped = np.array([screen.skips(prompt, 0) for prompt in range(1500)])
-    stopped = np.array([screen.stops(prompt, 0, False, 4) for prompt in range(1500)])
-    for left_out in (skipped, stopped):
-        assert left_out.mean() == pytest.approx(0.9, abs=0.03)
-    both = (~skipped & ~stopped).mean()
-    assert both == pytest.approx(0.01, abs=0.01), "the two coins are independent"
-    again = np.array([screen.skips(prompt, 1) for prompt in range(1500)])
+    sifter = Sifter(known, Sieve(explore=0.1), BOTH, 8, seed=0)
+    skipped = np.array([sifter.skips(prompt, 0) for prompt in range(1500)])
+    assert skipped.mean() == pytest.approx(0.9, abs=0.03)
+    stopped = [sifter.stops(prompt, 0, False, 4) for prompt in range(1500)]
+    assert stopped == skipped.tolist(), "a prompt that is explored gets its whole group"
+    again = np.array([sifter.skips(prompt, 1) for prompt in range(1500)])
     assert (skipped == again).mean() == pytest.approx(0.82, abs=0.04), "another epoch has another coin"
-    assert skipped.tolist() == [screen.skips(prompt, 0) for prompt in range(1500)], "and the same one the same"
+    assert skipped.tolist() == [sifter.skips(prompt, 0) for prompt in range(1500)], "and the same one the same"
+
+
+def test_what_is_explored_does_not_depend_on_its_responses() -> None:
+    """In epoch 0 of seed 0 the noise of a prompt's first response has the key of its coin."""
+    known = Ledger(prompts={str(prompt): (0.0, 50.0, 0) for prompt in range(1500)})
+    sifter = Sifter(known, Sieve(explore=0.5), BOTH, 8, seed=0)
+    explored = np.array([not sifter.skips(prompt, 0) for prompt in range(1500)])
+    key = keys(np.zeros(1500, int), np.arange(1500), np.zeros(1500, int))
+    for position in range(8):
+        low = uniforms(key, position) < 0.5
+        assert abs(np.corrcoef(explored, low)[0, 1]) < 0.1
 
 
 def test_what_was_always_wrong_is_sampled_again_once_it_is_old() -> None:
     ledger, sieve = Ledger({"0": (0.0, 4.0, 1)}, 1, groups=100, rate=40, square=28), Sieve(explore=0.0)
     ages = [replace(ledger, batches=1 + age) for age in range(200)]
-    skips = [Screen(one, sieve, BOTH, 4, 0).skips(0, 0) for one in ages]
+    skips = [Sifter(one, sieve, BOTH, 4, 0).skips(0, 0) for one in ages]
     assert skips[0]
     assert not skips[-1]
     assert skips == sorted(skips, reverse=True), "once, and for good"
@@ -176,7 +193,7 @@ def test_what_was_always_wrong_is_sampled_again_once_it_is_old() -> None:
     [{}, {"until": mixed_groups, "fresh_prompts": True, "max_rounds": 3}, {"until": enough_of_both, "max_rounds": 2}],
 )
 def test_ranks_agree(more: dict[str, object]) -> None:
-    sieve = Sieve(explore=0.0, threshold=0.28)
+    sieve = Sieve(explore=0.0, threshold=1.0)
     said = {prompt: some * 4 for prompt, some in SAID.items()}
     algorithm = replace(REJ, sampling=DynamicSampling(sieve=sieve, **more))  # type: ignore[arg-type]
 
@@ -193,7 +210,7 @@ def test_ranks_agree(more: dict[str, object]) -> None:
 
 def test_a_stopped_group_is_not_sampled_again_by_reinforce_ada() -> None:
     engine = Reciting({prompt: some * 4 for prompt, some in SAID.items()})
-    sampling = DynamicSampling(until=enough_of_both, max_rounds=4, sieve=Sieve(explore=0.0, threshold=0.28))
+    sampling = DynamicSampling(until=enough_of_both, max_rounds=4, sieve=Sieve(explore=0.0, threshold=1.0))
     room = environment(engine, ["1"] * 5)
     batch = collect_rollouts(*room, replace(Algorithm(), sampling=sampling), Cursor(0, 2), SETTINGS)
     assert sum(request.samples for request in engine.asked if request.prompt_id == 3) == 16, "it teaches reinforce: all"
@@ -202,3 +219,47 @@ def test_a_stopped_group_is_not_sampled_again_by_reinforce_ada() -> None:
     batch = collect_rollouts(*room, ada, Cursor(0, 2), SETTINGS)
     assert sum(request.samples for request in engine.asked if request.prompt_id == 3) == 2
     assert batch.stopped == 2
+
+
+@pytest.mark.parametrize("samples", [2, 3, 4])
+@pytest.mark.parametrize("name", ["reinforce_rej", "grpo", "raft", "dapo", "iterative_dpo", "reinforce_ada"])
+def test_what_is_left_of_a_group_has_credit(name: str, samples: int) -> None:
+    """Also of groups of two or three, which are small to be judged by their first responses."""
+    algorithm = with_sieve(get_algorithm(name), explore=0.0)
+    room = environment(Reciting({prompt: some * 8 for prompt, some in SAID.items()}), ["1"] * 5)
+    batch = collect_rollouts(*room, algorithm, Cursor(), Settings(prompts=5, samples=samples))
+    algorithm.credit(batch.responses)
+
+
+def test_a_stopped_group_counts_as_whole_in_the_loss() -> None:
+    """The same loss as where the group is sampled whole, all wrong, and dropped; all responses have two tokens."""
+    (whole, batch) = (step(sieve, Cursor(0, 1)) for sieve in (None, Sieve(explore=0.0, threshold=0.28)))
+    assert (len(whole.responses), len(batch.responses), batch.stopped) == (8, 6, 1)
+    for denominator in ("sampled", "kept"):
+        algorithm = replace(REJ, denominator=denominator)
+        (one,), (other,) = (
+            pack(each.responses, algorithm.credit(each.responses), each.rollouts, algorithm, 1)
+            for each in (whole, batch)
+        )
+        assert sorted(one.denominator.lengths) == sorted(other.denominator.lengths)
+        assert [sample.advantage for sample in one.samples] == [sample.advantage for sample in other.samples]
+        assert (one.kept, one.kept_tokens) == (other.kept, other.kept_tokens)
+
+
+def test_the_later_rounds_of_reinforce_ada_are_part_of_the_chance() -> None:
+    """Three wrong of eight: five more hardly mix them, twenty-nine well may."""
+    ada = with_sieve(get_algorithm("reinforce_ada"))
+    sifter, alone = sifter_of(ada, 8, 1, None), sifter_of(with_sieve(REJ), 8, 1, None)
+    assert sifter is not None
+    assert alone is not None
+    assert (sifter.samples, alone.samples) == (32, 8)
+    chance = BOTH.chance(Belief(0.5, 3.5), 29, right=False)
+    assert BOTH.chance(Belief(0.5, 3.5), 5, right=False) < 0.5 < chance
+    assert alone.stops(1, 0, right=False, responses=3)
+    assert not sifter.stops(1, 0, right=False, responses=3)
+
+
+def test_an_algorithm_that_learns_from_all_is_not_sifted() -> None:
+    assert sifter_of(with_sieve(get_algorithm("reinforce")), 8, 0, None) is None
+    assert sifter_of(with_axes(get_algorithm("grpo"), {"sieve": 0.5, "kl_coefficient": 0.01}), 8, 0, None) is None
+    assert sifter_of(with_axes(get_algorithm("grpo"), {"sieve": 0.5}), 8, 0, None) is not None

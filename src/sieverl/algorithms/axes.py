@@ -69,6 +69,8 @@ def with_axes(algorithm: Algorithm, axes: JsonObject) -> Algorithm:
         changes["objective"] = replace(algorithm.objective, **clip)
     sieve = {SIEVE[axis]: value for axis, value in axes.items() if axis in SIEVE}
     if sieve:
+        if "sieve" not in axes and algorithm.sampling.sieve is None:
+            raise UsageError("axes.sieve_explore changes nothing without axes.sieve; set that above 0, such as 0.5")
         algorithm = with_sieve(algorithm, **sieve)
     penalties = list(algorithm.penalties)
     denominator = axes.get("penalty_denominator", "kept")

@@ -53,13 +53,15 @@ class Sieve:
 
     A group whose chance to teach the algorithm anything is below `threshold` is not sampled, or not to its end: it is
     judged before its first response if the prompt is in the ledger (`skip`), and after the share `first` of its
-    responses if these are all alike. Either way it is sampled all the same with probability `explore`, so that none is
-    lost for ever. The counts of a prompt are multiplied by `discount` in each step, as the policy moves on.
+    responses, at least two, if these are all alike. With probability `explore` a prompt is neither passed over nor
+    stopped in an epoch, so that none is lost for ever. The counts of a prompt are multiplied by `discount` in each
+    step, as the policy moves on.
 
     Its bias: groups that are left out would have taught with a chance below `threshold`, and enter with the known
-    probability `explore` instead of 1; the responses of a group that is sampled are those that it would have had. With
-    `threshold` 0 or `explore` 1 nothing changes. Compare GRESO (arXiv 2506.02177), which skips by history alone
-    (`first=1`), and SPEED-RL (arXiv 2506.09016), which stops by the first responses alone (`skip=False`).
+    probability `explore` instead of 1; the responses of a group that is sampled are those that it would have had. A
+    group that was stopped counts as a whole one in the denominator of the loss, as if all of it had been sampled and
+    dropped. With `threshold` 0 or `explore` 1 nothing changes. Compare GRESO (arXiv 2506.02177), which skips by history
+    alone (`first=1`), and SPEED-RL (arXiv 2506.09016), which stops by the first responses alone (`skip=False`).
 
     >>> sieve = Sieve(first=0.5)
     >>> sieve.first_of(8), sieve.first_of(1)
@@ -80,8 +82,8 @@ class Sieve:
                 raise UsageError(f"sieve.{name} is {value}; it must be {above} up to 1")
 
     def first_of(self, samples: int) -> int:
-        """How many of a group's responses come before it is judged."""
-        return min(samples, max(1, round(self.first * samples)))
+        """How many of a group's responses come before it is judged: two at least, since one is always alike."""
+        return min(samples, max(2, round(self.first * samples)))
 
 
 class Teaches(NamedTuple):
@@ -107,7 +109,9 @@ class Teaches(NamedTuple):
 
 
 def teaches(algorithm: Algorithm, samples: int) -> Teaches:
-    """What an algorithm keeps of groups that are all alike, tried on a toy batch with a mixed group beside them.
+    """What an algorithm keeps of groups that are all alike, tried on toy batches with a mixed group beside them.
+
+    In one of them responses are as short as can be, in the other of all lengths.
 
     >>> from sieverl.algorithms import raft, reinforce, reinforce_rej
     >>> [tuple(teaches(algorithm, 4)) for algorithm in (reinforce, raft, reinforce_rej)]
@@ -115,10 +119,17 @@ def teaches(algorithm: Algorithm, samples: int) -> Teaches:
     """
     if algorithm.penalises_sampled:
         return Teaches(True, True)
+    samples = max(2, samples) if "group" in algorithm.needs else samples  # its groups grow in later rounds
     mixed = [1.0, *[0.0] * (samples - 1)]
     rewards = [[0.0] * samples, [1.0] * samples, mixed]
     greedy = ([0.0] * 3, [1.0] * 3) if "greedy" in algorithm.needs else (None,)  # right or wrong, it is not known
-    keeps = [np.asarray(algorithm.credit(rewards, greedy=each).keep) for each in greedy]
+    longest = 100
+    lengths = (np.ones((3, samples), int), np.tile(np.linspace(1, longest, samples).astype(int), (3, 1)))
+    keeps = [
+        np.asarray(algorithm.credit(rewards, greedy=each, length=length, max_tokens=longest).keep)
+        for each in greedy
+        for length in lengths
+    ]
     return Teaches(any(bool(keep[0].any()) for keep in keeps), any(bool(keep[1].any()) for keep in keeps))
 
 

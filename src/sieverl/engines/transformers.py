@@ -71,6 +71,8 @@ class TransformersEngine:
         if sampling.stop:
             raise UsageError(f"continuous batching does not support stop strings; {INSTEAD}")
         samples = [(r, r.first + i) for r in requests for i in range(r.samples)]
+        if not samples:  # of this rank
+            return []
         done: dict[int, Rollout] = {}
         with torch.no_grad(), self.policy.in_compute_dtype(), self._serving(requests, sampling) as manager:
             for i, (request, _) in enumerate(samples):

@@ -106,8 +106,8 @@ def pack(
             MiniBatch(
                 samples,
                 Denominator(
-                    lengths=responses.length_R[counted].tolist(),
-                    sampled_lengths=responses.length_R[rows].tolist(),
+                    lengths=lengths_of(responses, counted),
+                    sampled_lengths=lengths_of(responses, rows),
                     pairs=len(np.unique(responses.prompt_R[selected])),
                     max_tokens=responses.max_tokens,
                 ),
@@ -116,6 +116,24 @@ def pack(
             )
         )
     return out
+
+
+def lengths_of(responses: Responses, counted: IntR) -> list[int]:
+    """The lengths of the counted rows. A group that a sieve stopped early counts as whole, with lengths as its own.
+
+    >>> from dataclasses import replace
+    >>> from sieverl.algorithms.algorithm import as_responses
+    >>> responses, _ = as_responses([0, 0, 1, 0, 1], [7, 7, 8, 8, 8], None, None, [5, 6, 1, 2, 3])
+    >>> lengths_of(replace(responses, samples=3), np.arange(5))
+    [5, 6, 1, 2, 3, 5]
+    """
+    lengths: list[int] = responses.length_R[counted].tolist()
+    group, size = np.unique(responses.prompt_R, return_counts=True)
+    for stopped, rows in zip(group[size < responses.samples], size[size < responses.samples], strict=True):
+        own = responses.length_R[counted[responses.prompt_R[counted] == stopped]]
+        if len(own) == rows:
+            lengths += np.resize(own, responses.samples)[rows:].tolist()
+    return lengths
 
 
 def by_prompt(samples: Sequence[Sample]) -> dict[tuple[int, ...], list[int]]:

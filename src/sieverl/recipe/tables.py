@@ -269,5 +269,5 @@ class Axes(Table):
         None, ge=0, le=1, description="prompts whose group teaches with a smaller chance are passed over; 0: none"
     )
     sieve_explore: float | None = Field(
-        None, ge=0, le=1, description="share of these that is sampled all the same (default: 0.1)"
+        None, ge=0, le=1, description="share of prompts that is sampled all the same (default: 0.05)"
     )

@@ -20,7 +20,7 @@ from sieverl.engines.noise import derived_seed
 from sieverl.engines.protocol import Request
 from sieverl.recipe import Rollout as Settings
 from sieverl.rollout.environment import Environment, PromptSet
-from sieverl.rollout.ledger import Ledger, Screen
+from sieverl.rollout.ledger import Ledger, Sifter
 from sieverl.rollout.verified import KnownVerdicts, Scored, sample_verified
 from sieverl.types import FloatArray, Responses, Rollout, Row
 from sieverl.verify import stop_if_all_failed
@@ -93,10 +93,10 @@ def collect_rollouts(
     sampled, dynamic = _Sampled(), algorithm.sampling
     before = Counter(environment.pool.reasons)
     fresh, again = settings.prompts, list[int]()
-    screen = screen_of(algorithm, settings.samples, prompt_set.seed, ledger)
+    sifter = sifter_of(algorithm, settings.samples, prompt_set.seed, ledger)
     for rounds in range(1, dynamic.max_rounds + 1):  # noqa: B007 (how many there were is in the batch)
-        groups, cursor = _next_prompts(prompt_set, sampled, cursor, fresh, screen)
-        first = settings.samples if screen is None else screen.sieve.first_of(settings.samples)
+        groups, cursor = _next_prompts(prompt_set, sampled, cursor, fresh, sifter)
+        first = settings.samples if sifter is None else sifter.sieve.first_of(settings.samples)
         _sample(
             environment,
             prompt_set,
@@ -104,8 +104,8 @@ def collect_rollouts(
             dict.fromkeys(groups, first) | dict.fromkeys(again, settings.samples),
             known,
         )
-        if screen is not None and first < settings.samples:
-            going_on = _going_on(screen, sampled, groups)
+        if sifter is not None and first < settings.samples:
+            going_on = _going_on(sifter, sampled, groups)
             _sample(environment, prompt_set, sampled, dict.fromkeys(going_on, settings.samples - first), known)
         responses = _responses(prompt_set, sampled.rows, settings.samples, graded)
         if dynamic.until is None:
@@ -139,16 +139,18 @@ def collect_rollouts(
     )
 
 
-def screen_of(algorithm: Algorithm, samples: int, seed: int, ledger: Ledger | None) -> Screen | None:
-    """What judges the prompts of a step; None without a sieve."""
-    sieve = algorithm.sampling.sieve
-    if sieve is None or sieve.threshold == 0:
+def sifter_of(algorithm: Algorithm, samples: int, seed: int, ledger: Ledger | None) -> Sifter | None:
+    """What judges the prompts of a step; None without a sieve, or where the algorithm learns from every group."""
+    dynamic = algorithm.sampling
+    sieve = dynamic.sieve
+    if sieve is None or sieve.threshold == 0 or all(learns_from := teaches(algorithm, samples)):
         return None
-    return Screen(ledger or Ledger(), sieve, teaches(algorithm, samples), samples, seed)
+    rounds = dynamic.max_rounds if dynamic.until and not dynamic.fresh_prompts else 1  # that a group may get
+    return Sifter(ledger or Ledger(), sieve, learns_from, samples * rounds, seed)
 
 
 def _next_prompts(
-    prompt_set: PromptSet, sampled: _Sampled, cursor: Cursor, count: int, screen: Screen | None
+    prompt_set: PromptSet, sampled: _Sampled, cursor: Cursor, count: int, sifter: Sifter | None
 ) -> tuple[list[int], Cursor]:
     """New groups of the next `count` prompts that are not passed over; a prompt gets other noise in another epoch.
 
@@ -158,7 +160,7 @@ def _next_prompts(
     while len(sampled.groups) < first + count:
         (index,), after = cursor.take(1, size, prompt_set.seed)
         epoch, cursor = cursor.epoch, after
-        if screen is not None and sampled.skipped < size and screen.skips(index, epoch):
+        if sifter is not None and sampled.skipped < size and sifter.skips(index, epoch):
             sampled.skipped += 1
             continue
         sampled.groups.append((index, epoch))
@@ -166,7 +168,7 @@ def _next_prompts(
     return list(range(first, first + count)), cursor
 
 
-def _going_on(screen: Screen, sampled: _Sampled, groups: Sequence[int]) -> list[int]:
+def _going_on(sifter: Sifter, sampled: _Sampled, groups: Sequence[int]) -> list[int]:
     """The groups that the sieve does not stop after their first responses."""
     rows: dict[int, list[ResponseRow]] = {group: [] for group in groups}
     for row in sampled.rows:
@@ -175,7 +177,7 @@ def _going_on(screen: Screen, sampled: _Sampled, groups: Sequence[int]) -> list[
     for group, some in rows.items():
         index, epoch = sampled.groups[group]
         same = len({(row.correct, row.reward) for row in some}) == 1
-        if same and screen.stops(index, epoch, some[0].correct, len(some)):
+        if same and sifter.stops(index, epoch, some[0].correct, len(some)):
             sampled.stopped.add(group)
     return [group for group in groups if group not in sampled.stopped]
 
@@ -204,6 +206,8 @@ def _sample(
     known: KnownVerdicts | None,
 ) -> None:
     """Sample and verify so many more responses of some groups."""
+    if not wanted:
+        return
     requests, rows = _requests(environment, prompt_set, sampled, wanted)
     own = sample_verified(environment, requests, rows, prompt_set.sampling, known)
     sampled.own |= {(s.rollout.group, s.rollout.sample): s for s in own}

@@ -18,7 +18,7 @@ from sieverl.types import IntArray, Responses
 FORGOTTEN = 0.05  # responses: a prompt of which less is left is as one that was never seen
 START = 8.0  # groups of Beta(1/2, 1/2) that the prior begins with
 WEIGHT = (0.2, 8.0)  # least and most pseudo-responses of the prior
-SKIP, STOP = 0, 1  # which coin of a prompt
+COIN = 1 << 40  # the place of the coin in a prompt's noise, where no token is
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Ledger:
 
     @cached_property
     def prior(self) -> Belief:
-        """The Beta distribution with the mean and the variance of the groups, and of a few of Beta(1/2, 1/2) besides.
+        """The Beta distribution with the mean and variance of the sampled groups and of a few of Beta(1/2, 1/2).
 
         >>> Ledger().prior
         Belief(right=0.5, wrong=0.5)
@@ -65,8 +65,8 @@ class Ledger:
     def after(self, responses: Responses, prompt_of_group: Sequence[int], sieve: Sieve) -> Ledger:
         """The ledger after a batch of all ranks' responses.
 
-        A group of other rewards than all right or all wrong counts as half and half where its answers are not: of
-        graded rewards it teaches all the same. The prior goes by the first responses of a group, which do not depend on
+        A group whose answers are all right or all wrong and whose rewards differ counts as half and half: most
+        algorithms learn from it. The prior goes by the first responses of a group, which do not depend on
         whether it was stopped.
         """
         discount, now = sieve.discount, self.batches + 1
@@ -83,7 +83,7 @@ class Ledger:
             counts = (float(right), float(len(rows) - right))
             if min(counts) == 0 and alike(responses, rows) is None:
                 counts = (len(rows) / 2, len(rows) / 2)
-            before = self.prompts.get(str(prompt), (0.0, 0.0, now))
+            before = prompts.get(str(prompt), (0.0, 0.0, now))  # perhaps of another group in this batch
             left = discount ** (now - before[2])
             prompts[str(prompt)] = (before[0] * left + counts[0], before[1] * left + counts[1], now)
             if first > 1:
@@ -102,8 +102,8 @@ def alike(responses: Responses, rows: IntArray) -> bool | None:
 
 
 @dataclass(frozen=True)
-class Screen:
-    """Judges prompts and groups for one step, by a ledger."""
+class Sifter:
+    """Judges prompts and groups for one step, by a ledger. `samples` is the most responses that a group may get."""
 
     ledger: Ledger
     sieve: Sieve
@@ -116,16 +116,19 @@ class Screen:
         if not self.sieve.skip or self.ledger.seen(prompt, self.sieve.discount) is None:
             return False
         chance = self.teaches.chance(self.ledger.belief(prompt, self.sieve.discount), self.samples)
-        return chance < self.sieve.threshold and not self._explores(prompt, epoch, SKIP)
+        return chance < self.sieve.threshold and not self._explores(prompt, epoch)
 
     def stops(self, prompt: int, epoch: int, right: bool, responses: int) -> bool:
         """Whether a group stops after so many responses, which are all right or all wrong."""
         belief = self.ledger.belief(prompt, self.sieve.discount) if self.sieve.skip else self.ledger.prior
         known = Belief(belief.right + responses * right, belief.wrong + responses * (not right))
         chance = self.teaches.chance(known, self.samples - responses, right)
-        return chance < self.sieve.threshold and not self._explores(prompt, epoch, STOP)
+        return chance < self.sieve.threshold and not self._explores(prompt, epoch)
 
-    def _explores(self, prompt: int, epoch: int, coin: int) -> bool:
-        """A coin that depends on seed, prompt and epoch alone: the same in a resumed run and on every rank."""
+    def _explores(self, prompt: int, epoch: int) -> bool:
+        """A coin that depends on seed, prompt and epoch alone: the same in a resumed run and on every rank.
+
+        There is one for both questions, so that a prompt which is not passed over by it gets its whole group.
+        """
         key = keys(np.array([self.seed]), np.array([prompt]), np.array([epoch]))
-        return bool(uniforms(key, coin)[0] < self.sieve.explore)
+        return bool(uniforms(key, COIN)[0] < self.sieve.explore)

@@ -8,6 +8,7 @@ from sieverl.algorithms.algorithm import Algorithm
 from sieverl.algorithms.axes import inapplicable, with_axes
 from sieverl.algorithms.describe import describe
 from sieverl.algorithms.named import get_algorithm
+from sieverl.algorithms.sieve import teaches
 from sieverl.algorithms.trial import try_out
 from sieverl.distributed.world import World
 from sieverl.engines.registry import ENGINES, OPTIONS
@@ -91,11 +92,16 @@ def on_policy(recipe: Recipe) -> bool:
 
 
 def left_out(recipe: Recipe, algorithm: Algorithm) -> str:
-    """The axes of the recipe that its algorithm has no use for, in one line; empty where there are none."""
+    """The axes of the recipe that its algorithm has no use for, in a line; empty where there are none."""
     axes = [f"axes.{axis}" for axis in inapplicable(algorithm, recipe.chosen_axes)]
     does, is_ = ("does", "is") if len(axes) == 1 else ("do", "are")
     which = f"{recipe.algorithm} ({describe(algorithm.objective)})"
-    return f"{', '.join(axes)} {does} not apply to {which} and {is_} left out" if axes else ""
+    lines = [f"{', '.join(axes)} {does} not apply to {which} and {is_} left out"] if axes else []
+    sieve = algorithm.sampling.sieve
+    if sieve is not None and sieve.threshold and all(teaches(algorithm, recipe.rollout.samples)):
+        penalty = " with its penalties" if algorithm.penalties else ""
+        lines.append(f"the sieve leaves nothing out: {recipe.algorithm}{penalty} learns from every group")
+    return "\n".join(lines)
 
 
 def check_verifier(recipe: Recipe) -> None:
