@@ -50,6 +50,8 @@ def rates_table(rates: Done) -> str:
         value = run.value(Quantity())
         if value is not None:
             found.setdefault(arm, {}).setdefault(rate, []).append(value)
+    if not found:
+        return "No results yet."
     columns = sorted({rate for by in found.values() for rate in by}, key=float)
     rows = []
     for arm, by in found.items():
@@ -216,7 +218,7 @@ def parts() -> dict[str, str]:
             f"compute {done.name}": compute_table(done, masking="reinforce"),
             f"pass {done.name}": pass_table(done),
         }
-    found |= {f"rates {done.name}": rates_table(done) for done in rates() if done.results}
+    found |= {f"rates {done.name}": rates_table(done) for done in rates()}
     for done in others():
         found |= {
             f"size {done.name}": size_of(done),

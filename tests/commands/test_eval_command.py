@@ -208,6 +208,7 @@ def test_comparison_is_paired_and_names_what_differs(evaluate: Evaluate) -> None
         ((*DEMO, "--temperature", "0"), 2, "it must be above 0"),
         ((*DEMO, "--top-p", "0"), 2, "--top-p is 0"),
         ((*DEMO, "-k", "0"), 2, "at least 1 response"),
+        ((*DEMO, "--seed", str(2**63)), 2, "it must be from 0 to 9223372036854775807"),
         ((*DEMO, "--max-num-seqs", "0"), 2, "each must be at least 1"),
         ((*DEMO, "--verifier", "mth"), 2, "Did you mean math?"),
         ((*DEMO, "--option", "boxs=last"), 2, "Did you mean boxes?"),

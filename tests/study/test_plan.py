@@ -10,6 +10,7 @@ from conftest import ROOT
 from sieverl.errors import UsageError
 from sieverl.study.plan import cells_of, read_study
 from sieverl.study.process import command_of, slots
+from sieverl.study.table import arm_table
 
 GOOD = """
 recipe = "demo"
@@ -111,6 +112,43 @@ def test_a_score_that_no_run_would_have_is_refused_before_the_first(tmp_path: Pa
         cells_of(read_study(written(tmp_path, text)), Path("out"))
 
 
+def test_what_no_run_would_have_is_refused_before_the_first(tmp_path: Path) -> None:
+    for column, settings, said in (
+        ('"policy/entropy"', "evaluate = { source = '', every = 0 }", "the held-out accuracy is asked for, and arms.g"),
+        ('{ metric = "policy/entropy", steps = [1, 6] }', "", "policy/entropy, steps 1 to 6 is asked for, and arms.g"),
+    ):
+        text = GOOD.replace('"policy/entropy"', column).replace("steps = 5", f"steps = 5\n{settings}")
+        with pytest.raises(UsageError, match=said):
+            cells_of(read_study(written(tmp_path, text)), Path("out"))
+    backwards = GOOD.replace('"policy/entropy"', '{ metric = "policy/entropy", steps = [3, 2] }')
+    with pytest.raises(UsageError, match=r"steps are \[first, last\], such as \[1, 50\], not \[3, 2\]"):
+        read_study(written(tmp_path, backwards))
+
+
+def test_a_study_without_a_baseline_has_no_differences(tmp_path: Path) -> None:
+    alone = GOOD.replace('baseline = "grpo"\n', "").replace('arm = "raft", e', 'arm = "raft", against = "grpo", e')
+    study = read_study(written(tmp_path, alone))
+    assert "difference" not in arm_table(study, [])[0]
+    with pytest.raises(UsageError, match=r"compare\.0 says no arm to compare raft with; set against, or baseline"):
+        read_study(written(tmp_path, GOOD.replace('baseline = "grpo"\n', "")))
+
+
+def test_code_of_its_own_is_part_of_what_a_cell_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text("a = 1")
+    home, parts = "~/mine.py:a", '[{ name = "math", weight = 1.0 }, { name = "~/mine.py:a", weight = 0.5 }]'
+    for old, new in (
+        ('algorithm = "raft"', f'algorithm = "{home}"'),
+        ("steps = 5", f'steps = 5\nverify = {{ name = "{home}" }}'),
+        ("steps = 5", f'steps = 5\nverify = {{ name = "sum", parts = {parts} }}'),
+    ):
+        digests = []
+        for code in ("a = 1", "a = 2"):
+            (tmp_path / "mine.py").write_text(code)
+            digests.append(cells_of(read_study(written(tmp_path, GOOD.replace(old, new, 1))), Path("out"))[1].digest)
+        assert digests[0] != digests[1]
+
+
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(UsageError, match=r"the study nowhere\.toml cannot be read: .*No such file"):
         read_study(Path("nowhere.toml"))
@@ -134,7 +172,9 @@ def test_as_many_at_a_time_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert slots(study, cells, gpus=2, cores=4)[1] == {"CUDA_VISIBLE_DEVICES": "6"}
     assert slots(study.model_copy(update={"command": ["torchrun", "{recipe}"]}), cells, gpus=8, cores=64) == [{}]
-    assert slots(study.model_copy(update={"processes": 3}), cells, gpus=8, cores=64) == [{}] * 3
+    three = study.model_copy(update={"processes": 3})
+    assert slots(three, cells, gpus=0, cores=1) == [{}] * 3
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in slots(three, cells, gpus=2, cores=4)] == ["4", "6", "4"]
 
 
 def test_several_files_are_laid_on_top_of_each_other(tmp_path: Path) -> None:

@@ -30,9 +30,11 @@ if name == "raft" and pathlib.Path("wait").exists():
     time.sleep(60)
 if name == "raft" and pathlib.Path("fail").exists():
     sys.exit("no such thing")
+if name == "raft" and seed == 1 and pathlib.Path("preempt").exists():
+    sys.exit(75)
 run.mkdir(parents=True)
 shutil.copy(file, run / "recipe.toml")
-last = 2 if name == "ppo" else 4
+last = -1 if pathlib.Path("early").exists() else 2 if name == "ppo" else 4
 with (run / "metrics.jsonl").open("w") as rows:
     for step in range(last + 1):
         score = 0.25 + step * (0.1 if name == "raft" else 0.05) + seed * 0.01 + len(name) * seed * 1e-3
@@ -110,16 +112,26 @@ def test_an_alarm_is_a_result_and_a_failure_is_none(here: Path, capsys: Capture)
     assert main(["study", "s.toml"]) == ExitCode.DATA
     captured = capsys.readouterr()
     assert "raft-1 failed, exit code 1: no such thing" in captured.out
-    assert "1 cells failed, and their arms have no more results; raft-1, exit code 1: no such thing" in captured.err
+    assert "1 of the cells failed, and no more of their arms were run; raft-1, exit code 1: no" in captured.err
+    assert "| ppo | " in (here / "runs" / "s" / "table.md").read_text(), "with what there is"
     assert "logs/raft-1.log" in captured.err
-    assert "ppo-2: 0.276 -> 0.376" in captured.out
+    assert "ppo-2: 0.276, " in captured.out
     assert "(stopped at step 2: alarm: nothing was kept)" in captured.out
     (here / "fail").unlink()
     assert main(["study", "s.toml"]) == 0
     table = (here / "runs" / "s" / "table.md").read_text()
     assert "- ppo, seed 1: alarm: nothing was kept" in table
-    assert "| ppo | 2 | " in table
+    assert "| ppo | 2 | none of 2 seeds | none of 2 seeds | none of 2 seeds |" in table
     assert started(here) == ["grpo-1", "grpo-2", "ppo-1", "ppo-2", "raft-1", "raft-1", "raft-2"]
+
+
+def test_an_alarm_before_the_first_step_is_a_result_too(here: Path) -> None:
+    (here / "s.toml").write_text(STUDY.replace('algorithm = "grpo"', 'algorithm = "ppo"'))
+    (here / "early").touch()
+    assert main(["study", "s.toml", "later.toml"]) == ExitCode.USAGE, "a file that is not there"
+    (here / "later.toml").write_text("seeds = [1]\n[arms]\nraft = { algorithm = 'ppo' }\n")
+    assert main(["study", "s.toml", "later.toml"]) == 0
+    assert "- grpo, seed 1: alarm: nothing was kept" in (here / "runs" / "later" / "table.md").read_text()
 
 
 def test_a_signal_stops_the_cells_and_the_same_command_goes_on(here: Path) -> None:
@@ -149,6 +161,37 @@ def test_results_of_other_settings_are_not_mixed_in(here: Path, capsys: Capture)
     (here / "s.toml").write_text(STUDY.replace("seeds = [1, 2]", "seeds = [1, 2, 3]"))
     assert main(["study", "s.toml", "--output", "out"]) == 0, "more seeds are no other settings"
     assert started(here) == ["grpo-1", "grpo-2", "grpo-3", "raft-1", "raft-2", "raft-3"]
+
+
+def test_results_of_cells_that_the_study_has_no_more_stay(here: Path) -> None:
+    assert main(["study", "s.toml", "--output", "out"]) == 0
+    before = (here / "out" / "results.jsonl").read_text().splitlines()
+    (here / "later.toml").write_text("seeds = [9]\n")
+    assert main(["study", "s.toml", "later.toml", "--output", "out"]) == 0
+    after = (here / "out" / "results.jsonl").read_text().splitlines()
+    assert len(after) == 6
+    assert after[2:] == before
+    assert "| grpo | 1 | " in (here / "out" / "table.md").read_text()
+
+
+def test_a_column_whose_metric_was_not_kept_is_refused(here: Path, capsys: Capture) -> None:
+    assert main(["study", "s.toml", "--output", "out"]) == 0
+    (here / "s.toml").write_text(STUDY.replace('"policy/entropy"', '"policy/entrpy"'))
+    for more in ([], ["--table"]):
+        assert main(["study", "s.toml", "--output", "out", *more]) == ExitCode.USAGE
+        said = capsys.readouterr().err
+        assert "has no 'policy/entrpy' of grpo, seed 1" in said
+        assert "Did you mean policy/entropy?" in said
+
+
+def test_a_cell_that_somebody_else_interrupts_is_run_another_time(here: Path, capsys: Capture) -> None:
+    """Its arm goes on, and the exit code says that not all is done."""
+    (here / "preempt").touch()
+    assert main(["study", "s.toml"]) == ExitCode.PREEMPTED
+    assert "stopped with 3 of 4 cells; the same command goes on" in capsys.readouterr().out
+    (here / "preempt").unlink()
+    assert main(["study", "s.toml"]) == 0
+    assert started(here) == ["grpo-1", "grpo-2", "raft-1", "raft-1", "raft-2"]
 
 
 def test_a_metric_that_is_none_is_said_after_the_first_cell(here: Path, capsys: Capture) -> None:

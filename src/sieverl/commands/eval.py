@@ -145,6 +145,8 @@ def sample_count(options: Options) -> tuple[int, float]:
         raise UsageError(
             f"--max-tokens is {options.max_tokens}, --max-num-seqs {options.max_num_seqs}; each must be at least 1"
         )
+    if not 0 <= options.seed < 2**63:
+        raise UsageError(f"--seed is {str(options.seed)[:40]}; it must be from 0 to {2**63 - 1}, a number of 63 bits")
     if options.greedy and samples != 1:
         raise UsageError(f"-k is {samples}, but --greedy gives {samples} times the same response; use -k 1")
     if options.greedy and (options.temperature is not None or options.top_p != 1.0 or options.top_k):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sieverl.errors import DataError, ExitCode, SieveRLError, UsageError
+from sieverl.errors import DataError, ExitCode, SieveRLError, UsageError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,27 +60,40 @@ def run(options: Options) -> ExitCode:
     output = Path(options.output or f"runs/{paths[-1].stem}")
     cells = cells_of(study, output)
     console: Console = Terminal(soft_wrap=True, highlight=False)
-    results = known(load_results(output / RESULTS), cells, output / RESULTS)
     if options.dry_run:
-        return listed(study, cells, results, console)
+        return listed(study, cells, known(load_results(output / RESULTS), study, cells, output / RESULTS), console)
     check_writable(output, "the study", "--output")
     make_folder(output)
     lock = Lock()
     lock.take(output, "--output")
     try:
-        number = None if options.table else run_missing(study, cells, results, output, console)
+        before = load_results(output / RESULTS)
+        results = known(before, study, cells, output / RESULTS)
+        others = [result for result in before if result not in results]
+        watch = Watch(study, cells, results, others, output, console)
+        number = None if options.table else run_missing(watch)
         if results:
             write_tables(study, results, cells, output, console)
     finally:
         lock.close()
-    if number is not None:
+    if watch.failed and number is None:
+        first = watch.failed[0]
+        raise DataError(
+            f"{len(watch.failed)} of the cells failed, and no more of their arms were run; {first.cell.name}, exit "
+            f"code {first.code}: {first.said or 'it said nothing'} ({output / 'logs' / first.cell.name}.log)"
+        )
+    if number is not None or (len(results) < len(cells) and not options.table):
         console.print(f"stopped with {len(results)} of {len(cells)} cells; the same command goes on")
         return ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.PREEMPTED
     return ExitCode.DONE
 
 
-def known(results: Sequence[Result], cells: Sequence[Cell], file: Path) -> list[Result]:
-    """The results of the cells. Raises a UsageError where the study has other settings now than when one was run."""
+def known(results: Sequence[Result], study: Study, cells: Sequence[Cell], file: Path) -> list[Result]:
+    """The results of the cells, in their order.
+
+    Raises a UsageError where the study has other settings now than when one was run, or asks for a metric that was not
+    kept of it.
+    """
     by_name = {(cell.arm, cell.seed): cell for cell in cells}
     kept = [result for result in results if (result.arm, result.seed) in by_name]
     changed = [r for r in kept if r.settings != by_name[r.arm, r.seed].digest]
@@ -90,7 +103,16 @@ def known(results: Sequence[Result], cells: Sequence[Cell], file: Path) -> list[
             f"the settings of {arms} are not those that {file} was made with; give another --output, or delete the "
             "lines of these arms there and their directories in runs/, and they are run again"
         )
-    return kept
+    for result in kept:
+        lacking = [metric for metric in study.metrics if (metric or result.heldout) not in result.metrics]
+        if lacking and not result.stopped:
+            raise UsageError(
+                f"{file} has no {lacking[0]!r} of {result.arm}, seed {result.seed}; it was not asked for when that was "
+                f"run.{nearest(lacking[0], result.metrics)} Delete the line, and the same command reads it from runs/, "
+                "or runs the cell again where that is gone"
+            )
+    places = {name: place for place, name in enumerate(by_name)}
+    return sorted(kept, key=lambda one: places[one.arm, one.seed])
 
 
 def listed(study: Study, cells: Sequence[Cell], results: Sequence[Result], console: Console) -> ExitCode:
@@ -112,53 +134,46 @@ def listed(study: Study, cells: Sequence[Cell], results: Sequence[Result], conso
     return ExitCode.DONE
 
 
-def run_missing(
-    study: Study, cells: Sequence[Cell], results: list[Result], output: Path, console: Console
-) -> int | None:
-    """Run the cells without a result; each result is saved as it comes. Returns the signal that stopped it, if one did.
-
-    Raises a SieveRLError once all others are done where cells failed.
-    """
+def run_missing(watch: Watch) -> int | None:
+    """Run the cells without a result. Returns the signal that stopped it, if one did."""
     from sieverl.study.process import run_cells, slots
     from sieverl.training.signals import stop_requests
 
-    done = {(result.arm, result.seed) for result in results}
-    todo = [cell for cell in cells if (cell.arm, cell.seed) not in done]
+    study, done = watch.study, {(result.arm, result.seed) for result in watch.results}
+    todo = [cell for cell in watch.cells if (cell.arm, cell.seed) not in done]
     if not todo:
         return None
     places = slots(study, todo, gpus(), os.cpu_count() or 1)
-    console.print(f"{len(todo)} of {len(cells)} cells to run, {len(places)} at a time, in {output}")
-    watch = Watch(study, cells, results, output, console, len(todo), len(places))
+    watch.todo, watch.places = len(todo), len(places)
+    watch.console.print(f"{len(todo)} of {len(watch.cells)} cells to run, {len(places)} at a time, in {watch.output}")
     with stop_requests() as asked:
-        number = run_cells(study, todo, output, places, asked, watch)
-    if watch.failed and number is None:
-        first = watch.failed[0]
-        raise DataError(
-            f"{len(watch.failed)} cells failed, and their arms have no more results; {first.cell.name}, exit code "
-            f"{first.code}: {first.said or 'it said nothing'} ({output / 'logs' / first.cell.name}.log)"
-        )
-    return number
+        return run_cells(study, todo, watch.output, places, asked, watch)
 
 
 @dataclass
 class Watch:
-    """What is done when a cell has ended: its result is saved in the order of the cells, and a line is printed."""
+    """What is done when a cell has ended: its result is saved in the order of the cells, and a line is printed.
+
+    `others` are results in the same file of cells that the study does not have now; they stay there.
+    """
 
     study: Study
     cells: Sequence[Cell]
     results: list[Result]
+    others: Sequence[Result]
     output: Path
     console: Console
-    todo: int
-    places: int
+    todo: int = 0
+    places: int = 1
     failed: list[Ended] = field(default_factory=list)
     spent: list[float] = field(default_factory=list)
 
     def __call__(self, end: Ended) -> None:
         """A cell has ended; of one that was interrupted there is nothing to keep yet."""
+        from sieverl.study.process import INTERRUPTED
         from sieverl.study.results import result_of, save_results
 
-        if end.code in (ExitCode.PREEMPTED, ExitCode.INTERRUPTED):
+        if end.code in INTERRUPTED:
             return
         if end.code not in (ExitCode.DONE, ExitCode.ALARM):
             self.failed.append(end)
@@ -168,7 +183,7 @@ class Watch:
         self.results.append(result)
         order = {(cell.arm, cell.seed): place for place, cell in enumerate(self.cells)}
         self.results.sort(key=lambda one: order[one.arm, one.seed])
-        save_results(self.output / RESULTS, self.results)
+        save_results(self.output / RESULTS, [*self.results, *self.others])
         self.spent.append(end.seconds)
         self.console.print(self._line(result, end))
 
@@ -176,7 +191,8 @@ class Watch:
         from sieverl.display.console import duration
 
         first = self.study.shown[0]
-        values = [f"{value:.3f}" for value in (result.start(first), result.value(first)) if value is not None]
+        found = [value for value in (result.start(first), result.value(first)) if value is not None]
+        values = [f"{first.plain(value):.3f}" for value in found]
         left = self.todo - len(self.spent) - len(self.failed)
         seconds = left * sum(self.spent) / len(self.spent) / self.places
         rest = f"; about {duration(seconds)} left" if left else ""

@@ -7,7 +7,7 @@ their prompts, their start and their sampling noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,30 +70,21 @@ def evidence(values: Sequence[float], comparison: Comparison) -> tuple[float, fl
     """p-values for what a comparison expects, and for its contrary.
 
     A direction is tested on both sides, so that the values are those of the 95% interval. `same` is an equivalence
-    test: two one-sided tests that the difference is within the margin (Schuirmann 1987). `no lower` is a test that it
-    is above minus the margin.
+    test: two one-sided tests that the difference is within the margin (Schuirmann 1987). `no lower` is the one of them
+    that it is above minus the margin.
 
     >>> same = Comparison(arm="a", against="b", expect="same", margin=0.2)
     >>> [round(p, 4) for p in evidence([0.01, -0.02, 0.0], same)]
     [0.001, 1.0]
     """
     negated, margin = [-value for value in values], comparison.distance
+    no_lower, no_higher = above(values, -margin), above(negated, -margin)
     if comparison.expect == "same":
-        outside = max(1 - above(values, margin), 1 - above(negated, margin))
-        inside = outside if _varies(values) else _within(values, margin)
-        return inside, min(1.0, 2 * min(above(values, margin), above(negated, margin)))
+        return max(no_lower, no_higher), min(1.0, 2 * min(above(values, margin), above(negated, margin)))
     wanted, other = (values, negated) if comparison.expect in ("higher", "no lower") else (negated, values)
-    bound = -margin if comparison.expect.startswith("no ") else margin
-    return min(1.0, 2 * above(wanted, bound)), min(1.0, 2 * above(other, -bound))
-
-
-def _varies(values: Sequence[float]) -> bool:
-    return float(np.ptp(values)) > 1e-12
-
-
-def _within(values: Sequence[float], margin: float) -> float:
-    """The p-value of equivalence where all seeds differ by the same."""
-    return 0.0 if abs(values[0]) < margin else 1.0
+    if comparison.expect.startswith("no "):
+        return above(wanted, -margin), min(1.0, 2 * above(other, margin))
+    return min(1.0, 2 * above(wanted, margin)), min(1.0, 2 * above(other, -margin))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -112,12 +103,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison, its difference, and what it says; `p` is that of what it says, after Holm's correction."""
+    """A comparison, its difference, and what it says; `p` is that of what it says, after Holm's correction.
+
+    `without` counts the seeds that both arms were run with and of which one has no such number.
+    """
 
     comparison: Comparison
     difference: Estimate
     verdict: Verdict
     p: float | None
+    without: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,21 +125,33 @@ class Judged:
     why: str = ""
 
 
-def judge(claim: Claim, study: Study, results: Sequence[Result], steps: int) -> Judged:
+def judge(claim: Claim, study: Study, results: Sequence[Result]) -> Judged:
     """The verdict on a claim: it holds if all of its comparisons do, and does not if one is contradicted.
 
-    The correction is over the comparisons of the claim, once for what they expect and once for the contrary.
+    The correction is over the comparisons of the claim, once for what they expect and once for the contrary. A run that
+    lacks a number, since it was stopped or never reached a value, leaves the claim open: those that have it are not a
+    fair choice.
     """
-    pairs = [(one, differences(results, one, one.arm, one.against or study.baseline)) for one in claim.compare]
-    both = [evidence(values, one) if len(values) > 1 else (1.0, 1.0) for one, values in pairs]
+    pairs = [(one, one.arm, one.against or study.baseline) for one in claim.compare]
+    values = [differences(results, *pair) for pair in pairs]
+    both = [evidence(each, one) if len(each) > 1 else (1.0, 1.0) for each, (one, *_) in zip(values, pairs, strict=True)]
     for_it, against = holm([p for p, _ in both]), holm([p for _, p in both])
-    compared = [_compared(one, values, *ps) for (one, values), *ps in zip(pairs, for_it, against, strict=True)]
+    compared = [
+        _compared(one, each, ps, len(seeds_of(results, arm, other)) - len(each))
+        for (one, arm, other), each, *ps in zip(pairs, values, for_it, against, strict=True)
+    ]
+    steps = steps_of(results, {arm for _, *arms in pairs for arm in arms})
     verdicts = {one.verdict for one in compared}
     if steps < claim.horizon:
         return Judged(claim, compared, "undecided", f"it is about {claim.horizon} steps, and the runs have {steps}")
-    if any(len(values) < 2 for _, values in pairs):
-        few = next(one for one, values in pairs if len(values) < 2)
-        return Judged(claim, compared, "undecided", f"fewer than two seeds have {few.title} of {few.arm} and its pair")
+    for one, (comparison, arm, other) in zip(compared, pairs, strict=True):
+        if one.without:
+            seeds = one.without + one.difference.seeds
+            why = f"with {one.without} of {seeds} seeds {arm} or {other} has no {comparison.title}"
+            return Judged(claim, compared, "undecided", why)
+        if one.difference.seeds < 2:
+            why = f"fewer than two seeds have {comparison.title} of {arm} and of {other}"
+            return Judged(claim, compared, "undecided", why)
     if "does not hold" in verdicts:
         return Judged(claim, compared, "does not hold")
     if verdicts == {"holds"}:
@@ -152,15 +159,29 @@ def judge(claim: Claim, study: Study, results: Sequence[Result], steps: int) -> 
     return Judged(claim, compared, "undecided", "an interval leaves it open")
 
 
-def _compared(one: Comparison, values: Sequence[float], for_it: float, against: float) -> Compared:
+def _compared(one: Comparison, values: Sequence[float], ps: Sequence[float], without: int) -> Compared:
+    for_it, against = ps
+    open_ = without or len(values) < 2
     verdict: Verdict = "holds" if for_it < LEVEL else "does not hold" if against < LEVEL else "undecided"
-    p = None if len(values) < 2 else against if verdict == "does not hold" else for_it
-    return Compared(one, estimate(values), verdict, p)
+    p = against if verdict == "does not hold" else for_it
+    return Compared(one, estimate(values), "undecided" if open_ else verdict, None if open_ else p, without)
+
+
+def seeds_of(results: Sequence[Result], *arms: str) -> set[int]:
+    """The seeds that all of these arms were run with."""
+    return set.intersection(*({result.seed for result in results if result.arm == arm} for arm in arms))
+
+
+def steps_of(results: Sequence[Result], arms: Set[str]) -> int:
+    """How many steps all of these arms have, in their longest runs."""
+    return min(max((result.step for result in results if result.arm == arm), default=0) for arm in arms)
 
 
 def starts(results: Sequence[Result], quantity: Quantity) -> Estimate:
-    """The quantity before training, over the seeds: all arms of a seed begin with the same model."""
-    found: Mapping[int, float] = {
-        result.seed: value for result in results if (value := result.start(quantity)) is not None
-    }
-    return estimate([found[seed] for seed in sorted(found)])
+    """The quantity before training, over the seeds; nothing where the arms of a seed do not begin with the same."""
+    found: dict[int, set[float]] = {}
+    for result in results:
+        if (value := result.start(quantity)) is not None:
+            found.setdefault(result.seed, set()).add(value)
+    same = all(len(values) == 1 for values in found.values())
+    return estimate([min(found[seed]) for seed in sorted(found)] if same else [])

@@ -15,18 +15,21 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sieverl.errors import UsageError, first_line, nearest
+from sieverl.files import user_path
 from sieverl.recipe import Recipe, build
 from sieverl.recipe.load import merge, read
 from sieverl.recipe.tables import JsonObject, Table
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+OWN_CODE = re.compile(r'"([^"]+\.py):[^"]*"')  # FILE.py:NAME in JSON
 
 
 class Until(Table):
-    """The first evaluation at which a metric reaches a value."""
+    """The first step at which a metric reaches a value, on average over its last `over` values."""
 
     metric: str = Field("", description="a metric; empty: the held-out accuracy")
     reaches: float
+    over: int = Field(1, ge=1, description="values that are averaged")
 
 
 class Quantity(Table):
@@ -43,6 +46,8 @@ class Quantity(Table):
     def _all(self) -> Self:
         if self.until and self.steps != "all":
             raise ValueError("until goes with steps = 'all'")
+        if isinstance(self.steps, tuple) and not 0 <= self.steps[0] <= self.steps[1]:
+            raise ValueError(f"steps are [first, last], such as [1, 50], not {list(self.steps)}")
         return self
 
     @property
@@ -56,6 +61,19 @@ class Quantity(Table):
         if self.until:
             over = f" until {self.until.metric or 'held-out accuracy'} reaches {self.until.reaches:g}"
         return self.label or f"{'sum of ' if self.reduce == 'sum' else ''}{self.metric or 'held-out accuracy'}{over}"
+
+    @property
+    def metrics(self) -> list[str]:
+        """Those that it reads; empty: the held-out accuracy."""
+        return [self.metric, *([self.until.metric] if self.until else [])]
+
+    def plain(self, value: float) -> float:
+        """What a mean or a difference is to a reader: of logarithms a geometric mean or a factor.
+
+        >>> Quantity(log=True).plain(0.0), Quantity().plain(0.5)
+        (1.0, 0.5)
+        """
+        return math.exp(min(value, 700.0)) if self.log else value
 
 
 class Comparison(Quantity):
@@ -76,7 +94,7 @@ class Comparison(Quantity):
 
     @model_validator(mode="after")
     def _factor(self) -> Self:
-        if self.log and 0 < self.margin < 1:
+        if self.log and 0 < self.margin <= 1:
             raise ValueError(f"the margin of a ratio is a factor above 1, such as 1.5, not {self.margin:g}")
         return self
 
@@ -101,7 +119,7 @@ class Study(Table):
     about: str = ""
     recipe: list[str] = Field([], description="recipe files or names of shipped ones, left to right")
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    baseline: str = Field(description="the arm that the others are compared with")
+    baseline: str = Field("", description="the arm that the others are compared with; empty: none")
     columns: list[Quantity] = Field([], description="of the table; the first is the held-out accuracy by default")
     settings: JsonObject = Field({}, description="tables of the recipe for all arms")
     arms: Annotated[dict[str, JsonObject], Field(min_length=1)]
@@ -133,6 +151,11 @@ class Study(Table):
         for claim in self.claims:
             yield from claim.compare
 
+    @property
+    def metrics(self) -> list[str]:
+        """Those that are read of a run; empty: the held-out accuracy."""
+        return list(dict.fromkeys(name for quantity in self.quantities for name in quantity.metrics))
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -151,10 +174,9 @@ class Cell:
     def digest(self) -> str:
         """What its numbers depend on: its recipe, but for where the run is kept and who is told of it, and its code."""
         whole = self.recipe.model_dump(mode="json", exclude={"run_dir", "trackers", "checkpoint"})
-        files = [Path(name.rpartition(":")[0]) for name in (self.recipe.algorithm, self.recipe.verify.name)]
-        code = [
-            hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.suffix == ".py" and file.is_file()
-        ]
+        names = OWN_CODE.findall(json.dumps([self.recipe.algorithm, self.recipe.verify.spec]))
+        files = [file for file in map(user_path, names) if file.is_file()]
+        code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
         return hashlib.sha256(json.dumps([whole, code], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -205,11 +227,13 @@ def _check(study: Study, files: str) -> None:
     for arm in study.arms:
         if not NAME.fullmatch(arm):
             raise UsageError(f"{files}: arms.{arm!r} is no name for files; use letters, digits and _ . + -")
-    named = {"baseline": study.baseline}
+    named = {"baseline": study.baseline} if study.baseline else {}
     for number, claim in enumerate(study.claims):
         for place, one in enumerate(claim.compare):
             where = f"claims.{number}.compare.{place}"
             named |= {f"{where}.arm": one.arm, f"{where}.against": one.against or study.baseline}
+            if not one.against and not study.baseline:
+                raise UsageError(f"{files}: {where} says no arm to compare {one.arm} with; set against, or baseline")
             if one.arm == (one.against or study.baseline):
                 raise UsageError(f"{files}: {where} compares {one.arm} with itself; set against to another arm")
             if one.expect not in ("higher", "lower") and not one.margin:
@@ -227,13 +251,20 @@ def _check(study: Study, files: str) -> None:
 
 
 def _check_evaluated(study: Study, cell: Cell) -> None:
-    """Raise a UsageError for a metric of evaluations that the runs will not have, before one is run."""
+    """Raise a UsageError for evaluations and steps that the runs will not have, before one is run."""
     settings = cell.recipe.evaluate
     k, name = settings.samples, settings.name
+    if "" in study.metrics and not settings.source:
+        raise UsageError(
+            f"the held-out accuracy is asked for, and arms.{cell.arm} evaluates nothing: set evaluate.source, or name "
+            "the metric of each column and comparison"
+        )
+    for quantity in study.quantities:
+        if isinstance(quantity.steps, tuple) and quantity.steps[1] > cell.recipe.steps:
+            raise UsageError(f"{quantity.title} is asked for, and arms.{cell.arm} has {cell.recipe.steps} steps")
     scores = [f"avg@{k}", f"pass@{k}", f"maj@{k}", "length_mean", "truncated", "no_answer"]
     known = [f"eval/{name}/{score}" for score in [*scores, *(["kl_ref"] if settings.kl_prompts else [])]]
-    asked = [name for one in study.quantities for name in (one.metric, one.until.metric if one.until else "")]
-    for metric in asked:
+    for metric in study.metrics:
         if metric.startswith("eval/") and metric not in known:
             raise UsageError(
                 f"{metric} is asked for, and arms.{cell.arm} evaluates {name} with {k} samples a prompt: its metrics "

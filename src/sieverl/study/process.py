@@ -20,6 +20,7 @@ from sieverl.recipe import to_toml
 from sieverl.study.plan import Cell, Study
 
 COMMAND = ("{python}", "-m", "sieverl", "train", "{recipe}", "--display", "none")
+INTERRUPTED = (ExitCode.PREEMPTED, ExitCode.INTERRUPTED)
 POLL_S = 0.1
 KILL_AFTER_S = 60.0  # a cell that was asked to stop and does not
 
@@ -56,19 +57,19 @@ def command_of(study: Study, recipe: Path) -> list[str]:
 def slots(study: Study, cells: Sequence[Cell], gpus: int, cores: int) -> list[Mapping[str, str]]:
     """The environment of each process that may run at a time: one for each GPU, else one for each `threads` cores.
 
-    With a `command` of the study's own, or `processes`, each process sees every GPU.
+    With a `command` of the study's own each process sees every GPU.
 
     >>> len(slots(Study(seeds=[1], baseline="a", arms={"a": {}}), [], gpus=0, cores=4))
     4
     """
-    if study.processes or study.command:
+    if study.command:
         return [{}] * (study.processes or 1)
     if gpus and any(cell.recipe.model.device != "cpu" for cell in cells):
         shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         names = shown if len(shown) == gpus and all(shown) else [str(number) for number in range(gpus)]
-        return [{"CUDA_VISIBLE_DEVICES": name} for name in names]
+        return [{"CUDA_VISIBLE_DEVICES": names[place % gpus]} for place in range(study.processes or gpus)]
     threads = max((cell.recipe.threads for cell in cells), default=1) or cores
-    return [{}] * max(1, cores // threads)
+    return [{}] * (study.processes or max(1, cores // threads))
 
 
 def run_cells(
@@ -82,7 +83,8 @@ def run_cells(
     """Run the cells, as many at a time as there are places; `ended` is told of each.
 
     `asked` are the signals received so far: after one, the running cells save and stop, and the signal is returned.
-    Cells of an arm of which one failed are not started; neither is anything else after an error in `ended`.
+    Cells of an arm of which one failed are not started; neither is anything else after an error in `ended`. A cell that
+    somebody else interrupted is left for another time.
     """
     waiting, failed = list(cells), set[str]()
     running: list[Running] = []
@@ -97,16 +99,15 @@ def run_cells(
                 running.remove(one)
                 free.append(one.slot)
                 end = Ended(one.cell, one.process.returncode, time.monotonic() - one.began, last_line(one.log))
-                if end.code not in (ExitCode.DONE, ExitCode.ALARM):
+                if end.code not in (ExitCode.DONE, ExitCode.ALARM, *INTERRUPTED):
                     failed.add(one.cell.arm)
                 ended(end)
             if asked:
-                stop(running)
-                return asked[0]
+                break
             time.sleep(POLL_S)
     finally:
         stop(running)
-    return None
+    return asked[0] if asked else None
 
 
 def start(study: Study, cell: Cell, output: Path, slot: int, places: Sequence[Mapping[str, str]]) -> Running:

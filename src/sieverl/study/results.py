@@ -55,7 +55,9 @@ class Result:
     versions: dict[str, str | None] = field(default_factory=dict)
 
     def value(self, quantity: Quantity) -> float | None:
-        """A number of the run; None where it has no such metric at these steps.
+        """A number of the run; None where it has no such metric at these steps, or does not reach what it is until.
+
+        A run that an alarm stopped has no last step, and no sum over all.
 
         >>> result = Result("a", 1, "", 3, "eval/x/avg@4", {"eval/x/avg@4": ([0, 2], [0.25, 0.5])})
         >>> result.value(Quantity()), result.value(Quantity(steps=(0, 3))), result.value(Quantity(metric="b"))
@@ -65,9 +67,11 @@ class Result:
         first, last = span(quantity, steps[-1] if steps else 0)
         if quantity.until:
             reached = self.reached(quantity.until)
-            if reached is None:
+            if not reached:  # never, or before training
                 return None
             last = reached
+        elif self.stopped and not isinstance(quantity.steps, tuple):
+            return None
         found = [value for step, value in zip(steps, values, strict=True) if first <= step <= last]
         if not found or (quantity.steps != "all" and last > self.step):
             return None
@@ -75,9 +79,17 @@ class Result:
         return value if not quantity.log else math.log(value) if value > 0 else None
 
     def reached(self, until: Until) -> int | None:
-        """The first step at which a metric is no less than a value; None where it never is."""
+        """The first step at which a metric is no less than a value; None where it never is.
+
+        >>> result = Result("a", 1, "", 3, "x", {"x": ([0, 1, 2, 3], [0.0, 0.4, 0.2, 0.6])})
+        >>> [result.reached(until) for until in (Until(reaches=0.4), Until(reaches=0.4, over=2), Until(reaches=1))]
+        [1, 3, None]
+        """
         steps, values = self.metrics.get(until.metric or self.heldout, ([], []))
-        return next((step for step, value in zip(steps, values, strict=True) if value >= until.reaches), None)
+        for place in range(until.over, len(values) + 1):
+            if math.fsum(values[place - until.over : place]) / until.over >= until.reaches - 1e-9:
+                return steps[place - 1]
+        return None
 
     def start(self, quantity: Quantity) -> float | None:
         """The same before training."""
@@ -95,11 +107,10 @@ def span(quantity: Quantity, last: int) -> tuple[int, int]:
 
 
 def result_of(cell: Cell, study: Study, stopped: str = "") -> Result:
-    """What is kept of a finished run. Raises a DataError that names a metric which it does not have."""
+    """What is kept of a run. Raises a DataError that names a metric which a finished one does not have."""
     saved = SavedRun.read(Path(cell.recipe.run_dir))
     kept = [row for row in saved.rows if row["step"] <= cell.recipe.steps]
-    named = [name for q in study.quantities for name in (q.metric, q.until.metric if q.until else "") if name]
-    wanted = dict.fromkeys([*CURVES, *named])
+    wanted = dict.fromkeys([*CURVES, *filter(None, study.metrics)])
     names = dict.fromkeys(name for row in kept for name in row)
     wanted |= dict.fromkeys(name for name in names if name.startswith("eval/"))
     metrics = {}
@@ -107,11 +118,8 @@ def result_of(cell: Cell, study: Study, stopped: str = "") -> Result:
         steps, values = saved.series(name)
         if steps:
             metrics[name] = (steps, [float(f"{value:.{DIGITS}g}") for value in values])
-    for quantity in study.quantities:
-        metric = quantity.metric or saved.heldout
-        if metric is None:
-            raise DataError("the runs have no held-out accuracy: set evaluate.source, or name metrics for all columns")
-        if metric not in names:
+    for metric in [] if stopped else study.metrics:
+        if (metric or saved.heldout) not in names:
             raise DataError(f"the runs have no metric {metric!r}.{nearest(metric, names)}")
     exact = [{name: row[name] for name in sorted(row) if not name.startswith(EXEMPT)} for row in kept]
     seconds = {name: round(math.fsum(saved.series(f"time/{name}")[1]), 3) for name in SECONDS}

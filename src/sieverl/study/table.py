@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterator, Sequence
 
-from sieverl.study.compare import Compared, Estimate, Judged, differences, estimate, judge, of_arm, starts
+from sieverl.study.compare import Compared, Estimate, Judged, differences, estimate, judge, of_arm, seeds_of, starts
 from sieverl.study.plan import Quantity, Study
 from sieverl.study.results import Result
 
-BASE = "before training"
+BASE, BAR = "before training", "\\|"
 CSV_HEAD = ("arm", "metric", "seeds", "mean", "low", "high")
 CSV_DIFFERENCE = ("difference_seeds", "difference", "difference_low", "difference_high")
 SIGNS = {"higher": ">", "lower": "<", "same": "=", "no lower": "≥", "no higher": "≤"}
@@ -19,12 +18,14 @@ SIGNS = {"higher": ">", "lower": "<", "same": "=", "no lower": "≥", "no higher
 
 def judged(study: Study, results: Sequence[Result]) -> list[Judged]:
     """The verdict on every claim."""
-    steps = max((result.step for result in results), default=0)
-    return [judge(claim, study, results, steps) for claim in study.claims]
+    return [judge(claim, study, results) for claim in study.claims]
 
 
 def csv_text(study: Study, results: Sequence[Result]) -> str:
-    """One line for each arm and column, with six digits; empty where nothing was measured."""
+    """One line for each arm and column, with six digits; empty where nothing was measured.
+
+    A column by ratio has geometric means, and factors for differences.
+    """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([*CSV_HEAD, *CSV_DIFFERENCE])
@@ -32,11 +33,14 @@ def csv_text(study: Study, results: Sequence[Result]) -> str:
     for quantity in study.shown:
         for arm, own, difference in rows(study, results, quantity):
             beside = difference or nothing
-            numbers = [own.mean, own.low, own.high], [beside.mean, beside.low, beside.high]
-            writer.writerow(
-                [arm, quantity.title, own.seeds, *map(_exact, numbers[0]), beside.seeds, *map(_exact, numbers[1])]
-            )
+            cells = [*_numbers(quantity, own), *_numbers(quantity, beside)]
+            writer.writerow([arm, quantity.title, *cells])
     return file.getvalue()
+
+
+def _numbers(quantity: Quantity, value: Estimate) -> list[int | str]:
+    ends = (value.mean, value.low, value.high)
+    return [value.seeds, *("" if end is None else f"{quantity.plain(end):.6g}" for end in ends)]
 
 
 def rows(
@@ -46,7 +50,7 @@ def rows(
     yield BASE, starts(results, quantity), None
     for arm in study.arms:
         own = of_arm(results, arm, quantity)
-        other = differences(results, quantity, arm, study.baseline) if arm != study.baseline else None
+        other = differences(results, quantity, arm, study.baseline) if study.baseline not in ("", arm) else None
         yield arm, estimate([own[seed] for seed in sorted(own)]), None if other is None else estimate(other)
 
 
@@ -55,7 +59,7 @@ def markdown(study: Study, results: Sequence[Result]) -> str:
     parts = [study.about.strip(), "", *arm_table(study, results)]
     stopped = [f"- {result.arm}, seed {result.seed}: {result.stopped}" for result in results if result.stopped]
     if stopped:
-        parts += ["", "Stopped by an alarm, and not in the columns of later steps:", "", *stopped]
+        parts += ["", "Stopped by an alarm, and without the numbers of later steps:", "", *stopped]
     for one in judged(study, results):
         parts += ["", *claim_lines(one, study.baseline)]
     return "\n".join(parts).strip() + "\n"
@@ -63,16 +67,19 @@ def markdown(study: Study, results: Sequence[Result]) -> str:
 
 def arm_table(study: Study, results: Sequence[Result]) -> list[str]:
     """A row an arm: means over seeds with 95% intervals, the first column also beside the baseline."""
-    head = ["arm", "seeds", study.shown[0].title, f"difference to {study.baseline}"]
-    head += [quantity.title for quantity in study.shown[1:]]
+    titles = [quantity.title for quantity in study.shown]
+    if study.baseline:
+        titles.insert(1, f"difference to {study.baseline}")
+    head = ["arm", "seeds", *titles]
+    lines = [line(head), "|-" * len(head) + "|"]
     columns = [list(rows(study, results, quantity)) for quantity in study.shown]
-    lines = [f"| {' | '.join(head)} |", "|-" * len(head) + "|"]
     for place, (arm, own, difference) in enumerate(columns[0]):
-        first = study.shown[0]
-        beside = "" if difference is None else of(first, difference, signed=True)
-        cells = [arm, str(own.seeds), of(first, own), beside]
-        cells += [of(one, column[place][1]) for one, column in zip(study.shown[1:], columns[1:], strict=True)]
-        lines.append(f"| {' | '.join(cells)} |")
+        runs = 0 if arm == BASE else len(seeds_of(results, arm))
+        cells = [of(one, column[place][1], runs=runs) for one, column in zip(study.shown, columns, strict=True)]
+        if study.baseline:
+            pairs = len(seeds_of(results, arm, study.baseline))
+            cells.insert(1, "" if difference is None else of(study.shown[0], difference, signed=True, runs=pairs))
+        lines.append(line([arm, str(runs or own.seeds), *cells]))
     return [
         *lines,
         "",
@@ -85,7 +92,7 @@ def claim_lines(one: Judged, baseline: str) -> list[str]:
     why = f" ({one.why})" if one.why else ""
     lines = [f"**{one.verdict[:1].upper()}{one.verdict[1:]}{why}:** {one.claim.text}", ""]
     lines += ["| compared | expected | difference | p (Holm) | verdict |", "|-|-|-|-|-|"]
-    lines += [f"| {' | '.join(comparison_cells(each, baseline))} |" for each in one.compared]
+    lines += [line(comparison_cells(each, baseline)) for each in one.compared]
     return [*lines, "", one.claim.note] if one.claim.note else lines
 
 
@@ -97,21 +104,43 @@ def comparison_cells(each: Compared, baseline: str) -> list[str]:
     margin = f" {by} {times}{one.margin:g}" if one.margin else ""
     p = "" if each.p is None else f"{each.p:.3f}" if each.p >= 0.001 else "< 0.001"
     what = f"{one.title}: {one.arm} {SIGNS[one.expect]} {one.against or baseline}"
-    return [what, f"{one.expect}{margin}", of(one, each.difference, signed=True), p, each.verdict]
+    difference = of(one, each.difference, signed=True, runs=each.difference.seeds + each.without)
+    return [what, f"{one.expect}{margin}", difference, p, each.verdict]
 
 
-def of(quantity: Quantity, value: Estimate, signed: bool = False) -> str:
+def line(cells: Sequence[str]) -> str:
+    """A row of a Markdown table.
+
+    >>> line(["a", "b|c"])
+    '| a | b\\\\|c |'
+    """
+    return f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |"
+
+
+def of(quantity: Quantity, value: Estimate, signed: bool = False, runs: int = 0) -> str:
     """An estimate of a quantity: of one by ratio the geometric mean or the factor, with its interval.
 
-    >>> of(Quantity(log=True), Estimate(3, 0.0, -0.6931, 0.6931), signed=True)
-    'x 1.00 (0.50 to 2.00)'
+    Where fewer than `runs` seeds have it, that is said.
+
+    >>> of(Quantity(log=True), Estimate(3, 0.0, -0.6931, 0.6931), signed=True, runs=4)
+    'x 1.00 (0.50 to 2.00), 3 of 4 seeds'
     """
-    if not quantity.log or value.mean is None:
-        return shown(value, signed)
-    sign, digits = ("x ", 2) if signed else ("", 0 if value.mean > 5 else 3)
-    ends = [math.exp(min(end, 700.0)) for end in (value.mean, value.low, value.high) if end is not None]
-    text = [f"{end:,.{digits}f}" for end in ends]
-    return sign + (f"{text[0]} ({text[1]} to {text[2]})" if len(text) == 3 else text[0])
+    if value.mean is None:
+        return f"none of {runs} seeds" if runs else "–"
+    text = shown(value, signed)
+    if quantity.log:
+        mean, *ends = (figures(quantity.plain(end)) for end in (value.mean, value.low, value.high) if end is not None)
+        text = f"{'x ' if signed else ''}{mean}" + (f" ({' to '.join(ends)})" if ends else "")
+    return text + (f", {value.seeds} of {runs} seeds" if value.seeds < runs else "")
+
+
+def figures(number: float) -> str:
+    """A number above 0 with two to three significant digits, or all that are left of the point.
+
+    >>> [figures(number) for number in (12345.6, 48.369, 2.0, 0.567, 0.00431)]
+    ['12,346', '48.4', '2.00', '0.57', '0.0043']
+    """
+    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2 if number >= 0.095 else 4}f}"
 
 
 def shown(value: Estimate, signed: bool = False) -> str:
@@ -127,7 +156,3 @@ def shown(value: Estimate, signed: bool = False) -> str:
     decimals = 0 if largest >= 1000 else 3 if largest >= 0.05 else 5
     mean = f"{value.mean:{'+' if signed else ''},.{decimals}f}"
     return mean if value.high is None else f"{mean} ± {half:,.{decimals}f}"
-
-
-def _exact(number: float | None) -> str:
-    return "" if number is None else f"{number:.6g}"

@@ -46,11 +46,11 @@ def _order(run: Run, step: int) -> Future[Batch]:
     def work() -> Batch:
         started = time.perf_counter()
         earlier = [future.result() for future in waiting]
-        start, book = (earlier[-1].cursor if earlier else cursor), ledger
+        start, counts = (earlier[-1].cursor if earlier else cursor), ledger
         for one in earlier:
-            book = after_batch(run, book, one)
+            counts = after_batch(run, counts, one)
         settings = run.recipe.rollout
-        batch = collect_rollouts(run.environment, run.prompts, run.algorithm, start, settings, graded, known, book)
+        batch = collect_rollouts(run.environment, run.prompts, run.algorithm, start, settings, graded, known, counts)
         return replace(batch, version=version, seconds=time.perf_counter() - started)
 
     return run.sampler.submit(run.engine, run.policy, version, work)
