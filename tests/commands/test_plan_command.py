@@ -29,6 +29,12 @@ def test_tables_fit_in_80_columns(capsys: Capture, monkeypatch: pytest.MonkeyPat
         assert part in out
 
 
+def test_a_shipped_model_is_called_by_its_name(capsys: Capture) -> None:
+    for options, name in ([], "hasty"), (["--model.path", ""], "base"), (["--model-shape", "base"], "base"):
+        assert cli.main(["plan", "demo", *options]) == 0
+        assert capsys.readouterr().out.startswith(f"{name}: 772,864 parameters")
+
+
 def test_json_has_every_number_and_options_that_the_recipe_has(capsys: Capture) -> None:
     code, out, _ = plan(
         capsys, "--gpus", "8", "--gpu-memory", "80", "--json", "--kept", "0.4", "--rollout.samples", "8"

@@ -88,7 +88,7 @@ def make_plan(recipe: Recipe, options: Options) -> Plan:
     from sieverl.algorithms.axes import with_axes
     from sieverl.algorithms.credit import everything
     from sieverl.algorithms.named import get_algorithm
-    from sieverl.assets import model_place
+    from sieverl.assets import MODELS, model_place
     from sieverl.planning.lengths import Lengths
     from sieverl.planning.plan import Plan
     from sieverl.planning.setting import setting_of
@@ -96,7 +96,8 @@ def make_plan(recipe: Recipe, options: Options) -> Plan:
     from sieverl.planning.work import work_of
 
     machine = chosen_machine(options)
-    shape = find_shape(options.model_shape or model_place(recipe.model.path))
+    name = options.model_shape or recipe.model.path or "base"
+    shape = replace(find_shape(model_place(name)), name=name) if name in MODELS else find_shape(name)
     algorithm = with_axes(get_algorithm(recipe.algorithm), recipe.chosen_axes)
     limit = recipe.rollout.max_tokens
     mean = options.response_tokens or max(1.0, limit / 3)
