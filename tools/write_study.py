@@ -14,7 +14,7 @@ from study_figures import RESULTS, Done, figures
 from write_scaling import PAPER, chosen
 
 from sieverl.evaluation.statistics import over_seeds
-from sieverl.study.compare import differences, estimate, of_arm
+from sieverl.study.compare import differences, estimate, of_arm, seeds_of
 from sieverl.study.plan import Quantity, Until
 from sieverl.study.table import arm_table, claim_lines, comparison_cells, judged, of, shown
 
@@ -111,18 +111,21 @@ def compute_table(done: Done, masking: str) -> str:
 
 
 def factors_table(done: Done, targets: Sequence[float], metric_name: str) -> str:
-    """How many times as much of a metric each arm needed to a held-out accuracy as the baseline did, paired by seed."""
+    """How much of a metric each arm needed until a held-out accuracy, over the baseline's: paired by seed."""
     rows = []
     for arm in done.study.arms:
         cells = []
         for target in targets:
-            asked = Quantity(metric=metric_name, steps="all", reduce="sum", until=Until(reaches=target), log=True)
+            asked = Quantity(
+                metric=metric_name, steps="all", reduce="sum", until=Until(reaches=target, over=3), log=True
+            )
+            runs = len(seeds_of(done.results, arm, done.study.baseline))
             if arm == done.study.baseline:
                 own = of_arm(done.results, arm, asked)
-                cells.append(of(asked, estimate([own[seed] for seed in sorted(own)])))
+                cells.append(of(asked, estimate([own[seed] for seed in sorted(own)]), runs=runs))
             else:
                 found = differences(done.results, asked, arm, done.study.baseline)
-                cells.append(of(asked, estimate(found), signed=True) if found else "–")
+                cells.append(of(asked, estimate(found), signed=True, runs=runs))
         rows.append([arm, *cells])
     return table(["", *(f"to {target:.0%}" for target in targets)], rows)
 
