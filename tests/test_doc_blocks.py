@@ -48,7 +48,7 @@ def test_commands_are_in_blocks_that_are_run():
 
 
 def test_tables_are_recipes_or_studies(tmp_path):
-    least = {"seeds": [1], "baseline": "a", "arms": {"a": {}}}
+    least = {"recipe": "demo", "seeds": [1], "baseline": "a", "arms": {"a": {}}}
     for block in of("toml"):
         tables = tomllib.loads(block.text)
         if tables.keys() & {"seeds", "command"}:
