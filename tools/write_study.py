@@ -16,7 +16,7 @@ from write_scaling import PAPER, chosen
 from sieverl.evaluation.statistics import over_seeds
 from sieverl.study.compare import differences, estimate, of_arm, seeds_of
 from sieverl.study.plan import Quantity, Until
-from sieverl.study.table import arm_table, claim_lines, comparison_cells, judged, of, shown
+from sieverl.study.table import arm_table, claim_lines, comparison_cells, judged, line, of, shown
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "study.md"
@@ -28,8 +28,7 @@ TARGETS = (0.34, 0.36, 0.38, 0.40)  # held-out accuracies of the sieve's study
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [head, ["-"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" if i != 1 else f"|{'|'.join(line)}|" for i, line in enumerate(lines))
+    return "\n".join([line(head), "|-" * len(head) + "|", *map(line, rows)])
 
 
 def size_of(done: Done) -> str:
@@ -80,8 +79,8 @@ def verdicts_table(studies: Sequence[Done]) -> str:
 
 def claims_of(done: Done) -> str:
     """Every claim with its comparisons."""
-    lines = [line for one in judged(done.study, done.results) for line in (*claim_lines(one, done.study.baseline), "")]
-    return "\n".join(line if line.startswith("|") else textwrap.fill(line, 118) for line in lines)
+    lines = [text for one in judged(done.study, done.results) for text in (*claim_lines(one, done.study.baseline), "")]
+    return "\n".join(text if text.startswith("|") else textwrap.fill(text, 118) for text in lines)
 
 
 def compute_table(done: Done, masking: str) -> str:
