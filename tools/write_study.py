@@ -14,9 +14,9 @@ from study_figures import RESULTS, Done, figures
 from write_scaling import PAPER, chosen
 
 from sieverl.evaluation.statistics import over_seeds
-from sieverl.study.compare import differences, estimate, of_arm, seeds_of
+from sieverl.study.compare import estimate, seeds_of
 from sieverl.study.plan import Quantity, Until
-from sieverl.study.table import arm_table, claim_lines, comparison_cells, judged, line, of, shown
+from sieverl.study.table import arm_table, claim_lines, comparison_cells, judged, line, of, rows, shown
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "study.md"
@@ -111,22 +111,15 @@ def compute_table(done: Done, masking: str) -> str:
 
 def factors_table(done: Done, targets: Sequence[float], metric_name: str) -> str:
     """How much of a metric each arm needed until a held-out accuracy, over the baseline's: paired by seed."""
-    rows = []
-    for arm in done.study.arms:
-        cells = []
-        for target in targets:
-            asked = Quantity(
-                metric=metric_name, steps="all", reduce="sum", until=Until(reaches=target, over=3), log=True
-            )
-            runs = len(seeds_of(done.results, arm, done.study.baseline))
-            if arm == done.study.baseline:
-                own = of_arm(done.results, arm, asked)
-                cells.append(of(asked, estimate([own[seed] for seed in sorted(own)]), runs=runs))
-            else:
-                found = differences(done.results, asked, arm, done.study.baseline)
-                cells.append(of(asked, estimate(found), signed=True, runs=runs))
-        rows.append([arm, *cells])
-    return table(["", *(f"to {target:.0%}" for target in targets)], rows)
+    found: dict[str, list[str]] = {arm: [arm] for arm in done.study.arms}
+    for target in targets:
+        until = Until(reaches=target, over=3)
+        asked = Quantity(metric=metric_name, steps="all", reduce="sum", until=until, log=True)
+        for arm, own, difference in rows(done.study, done.results, asked):
+            if arm in found:
+                runs = len(seeds_of(done.results, arm, done.study.baseline))
+                found[arm].append(of(asked, difference or own, signed=difference is not None, runs=runs))
+    return table(["", *(f"to {target:.0%}" for target in targets)], list(found.values()))
 
 
 def pass_table(done: Done) -> str:
