@@ -69,14 +69,15 @@ def metric(name: str, keep: float = 0.0) -> Curve:
 
 
 def path(runs: Sequence[Result], along: Callable[[Result, int], float], label: str, tone: int) -> Series:
-    """Held-out accuracy, mean over seeds, against another number at the same steps, mean over seeds."""
-    steps = runs[0].metrics[runs[0].heldout][0] if runs else []
-    both = [
-        [(along(run, step), dict(zip(*run.metrics[run.heldout], strict=True)).get(step)) for run in runs]
-        for step in steps
-    ]
+    """Held-out accuracy, mean over seeds, against another number at the same steps, mean over seeds.
+
+    Only of steps that all of the runs have.
+    """
+    curves = [dict(zip(*run.metrics[run.heldout], strict=True)) for run in runs]
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
     points = [
-        (math.fsum(x for x, _ in each) / len(each), over_seeds([y for _, y in each if y is not None])) for each in both
+        (math.fsum(along(run, step) for run in runs) / len(runs), over_seeds([curve[step] for curve in curves]))
+        for step in steps
     ]
     xs, ys = [x for x, _ in points], [y for _, y in points]
     return Series(label, xs, [y[0] for y in ys], [y[1] for y in ys], [y[2] for y in ys], style="path", tone=tone)
@@ -89,7 +90,7 @@ def kl_ref(run: Result) -> tuple[Sequence[float], Sequence[float]]:
 
 def drift(run: Result, step: int) -> float:
     """KL to the start model at an evaluation."""
-    return dict(zip(*kl_ref(run), strict=True)).get(step, 0.0)
+    return dict(zip(*kl_ref(run), strict=True))[step]
 
 
 def learnt(run: Result, step: int) -> float:

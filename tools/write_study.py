@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from write_scaling import PAPER, chosen
 from sieverl.evaluation.statistics import over_seeds
 from sieverl.study.compare import estimate, seeds_of
 from sieverl.study.plan import Quantity, Until
+from sieverl.study.results import Result
 from sieverl.study.table import arm_table, claim_lines, comparison_cells, judged, line, of, rows, shown
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "study.md"
 TARGETS = (0.34, 0.36, 0.38, 0.40)  # held-out accuracies of the sieve's study
+OTHER_PASSES = ("raft", "iterative_dpo", "ppo")  # no log-probs before the update; pairs; a critic
 
 
 # --- tables -----------------------------------------------------------------------------------------
@@ -83,17 +85,21 @@ def claims_of(done: Done) -> str:
     return "\n".join(text if text.startswith("|") else textwrap.fill(text, 118) for text in lines)
 
 
-def compute_table(done: Done, masking: str) -> str:
-    """What each arm paid: tokens, seconds, and those of its updates beside those of an arm that keeps everything."""
+def compute_table(done: Done, masking: str, other_passes: Container[str]) -> str:
+    """What each arm paid: tokens, seconds, and its updates beside those of an arm that keeps everything.
+
+    All arms sample the same number of tokens, so the seconds of that are what the machine was worth during a run;
+    updates are compared by their ratio to them. Those of arms with other passes are not.
+    """
     sampled = Quantity(metric="rollout/tokens", steps="all", reduce="sum")
     learnt = Quantity(metric="train/tokens", steps="all", reduce="sum")
     kept = Quantity(metric="select/kept_fraction", steps="all")
-    all_of_it = {run.seed: run.seconds.get("update", 0.0) for run in done.runs(masking)}
+    all_of_it = {run.seed: _per_sampling(run) for run in done.runs(masking)}
     rows = []
     for arm in done.study.arms:
         runs = done.runs(arm)
         tokens = [estimate([v / 1e6 for run in runs if (v := run.value(q)) is not None]) for q in (sampled, learnt)]
-        ratios = [run.seconds["update"] / all_of_it[run.seed] for run in runs if all_of_it.get(run.seed)]
+        ratios = [_per_sampling(run) / all_of_it[run.seed] for run in runs if run.seed in all_of_it]
         seconds = [[run.seconds.get(part, 0.0) for run in runs] for part in ("rollout", "update")]
         share = estimate([value for run in runs if (value := run.value(kept)) is not None])
         rows.append(
@@ -102,11 +108,16 @@ def compute_table(done: Done, masking: str) -> str:
                 *map(shown, tokens),
                 shown(share),
                 *(f"{math.fsum(each) / len(each):.0f}" if each else "–" for each in seconds),
-                f"{100 * math.fsum(ratios) / len(ratios):.0f}%" if ratios else "–",
+                "" if arm in other_passes else f"{100 * math.fsum(ratios) / len(ratios):.0f}%" if ratios else "–",
             ]
         )
     head = ["arm", "sampled, M tokens", "learnt from, M tokens", "responses kept"]
     return table([*head, "sampling, s", "update, s", "update, against masking"], rows)
+
+
+def _per_sampling(run: Result) -> float:
+    """Seconds of updates for each second of sampling."""
+    return run.seconds["update"] / run.seconds["rollout"]
 
 
 def factors_table(done: Done, targets: Sequence[float], metric_name: str) -> str:
@@ -210,7 +221,7 @@ def parts() -> dict[str, str]:
             f"size {done.name}": size_of(done),
             f"table {done.name}": "\n".join(arm_table(done.study, done.results)),
             f"claims {done.name}": claims_of(done),
-            f"compute {done.name}": compute_table(done, masking="reinforce"),
+            f"compute {done.name}": compute_table(done, masking="reinforce", other_passes=OTHER_PASSES),
             f"pass {done.name}": pass_table(done),
         }
     found |= {f"rates {done.name}": rates_table(done) for done in rates()}

@@ -88,11 +88,16 @@ def test_no_lower_is_one_side_of_same(values: list[float], no_lower: str, no_hig
 
 
 @pytest.mark.parametrize(
-    ("shift", "expect", "right"), [(0.0, "same", True), (0.3, "same", False), (0.3, "higher", True)]
+    ("shift", "expect", "ps"),
+    [
+        (0.0, "same", (0.0, 1.0)),  # equal runs
+        (0.0, "higher", (1.0, 0.0)),
+        (0.3, "same", (1.0, 1.0)),  # two seeds of 64 prompts differ by the same in one of 30 studies: by chance
+        (0.3, "higher", (1.0, 1.0)),
+    ],
 )
-def test_seeds_that_all_differ_by_the_same(shift: float, expect: str, right: bool) -> None:
-    p, contrary = evidence([shift] * 4, Comparison(arm="a", expect=expect, margin=0.1))
-    assert (p, contrary) == ((0.0, 1.0) if right else (1.0, 0.0))
+def test_seeds_that_all_differ_by_the_same(shift: float, expect: str, ps: tuple[float, float]) -> None:
+    assert evidence([shift] * 4, Comparison(arm="a", expect=expect, margin=0.1)) == ps
 
 
 def test_above_of_one_tail() -> None:
@@ -142,10 +147,22 @@ def test_what_leaves_a_claim_undecided_is_said() -> None:
     runs = results(a=[0.50, 0.52, 0.51], b=[0.40, 0.41, 0.42], c=[0.5])
     early = judge(claim("higher", horizon=300), STUDY, runs)
     assert (early.verdict, early.why) == ("undecided", "it is about 300 steps, and the runs have 100")
-    few = judge(claim("higher", arm="c"), STUDY, runs)
+    few = judge(claim("higher", arm="c"), STUDY.model_copy(update={"seeds": [1]}), runs)
     assert few.verdict == "undecided"
     assert few.why == "fewer than two seeds have held-out accuracy of c and of b"
     assert few.compared[0].p is None
+
+
+def test_a_claim_is_not_decided_before_all_of_its_seeds_are_run() -> None:
+    """Who looks after each seed and stops at the first success errs more often than one time in twenty."""
+    runs = results(a=[0.50, 0.52, 0.51], b=[0.40, 0.41, 0.42])
+    study = STUDY.model_copy(update={"seeds": [1, 2, 3, 4]})
+    early = judge(claim("higher"), study, runs)
+    assert (early.verdict, early.why) == ("undecided", "3 of 4 seeds of a and b so far")
+    assert (early.compared[0].verdict, early.compared[0].p) == ("undecided", None)
+    assert "| a | 3 | 0.510 ± 0.025 | +0.100 ± 0.025 |" in arm_table(study, runs), "what there is, is shown"
+    assert arm_table(study, runs)[-1].startswith("6 of 12 runs; ")
+    assert judge(claim("higher"), study, [*runs, result("a", 4, 0.51), result("b", 4, 0.40)]).verdict == "holds"
 
 
 def test_a_quantity_beyond_the_last_step_of_a_run_is_missing() -> None:
@@ -169,7 +186,11 @@ def test_a_quantity_until_something_is_reached() -> None:
         {"t": ([1, 2, 3, 4, 5, 6], [10.0] * 6), "eval/x/avg@4": ([0, 2, 4, 6], [0.1, 0.5, 0.7, 0.9])},
     )
     tokens = Quantity(metric="t", steps="all", reduce="sum", until=Until(reaches=0.6))
-    assert run.value(tokens) == 40
+    assert run.value(tokens) == pytest.approx(30), "half way between the evaluations at steps 2 and 4"
+    assert run.value(tokens.model_copy(update={"until": Until(reaches=0.65)})) == pytest.approx(35)
+    mean = tokens.model_copy(update={"reduce": "mean", "metric": "m", "until": Until(reaches=0.65)})
+    run.metrics["m"] = ([1, 2, 3, 4], [1.0, 1.0, 1.0, 8.0])
+    assert run.value(mean) == pytest.approx((3 + 0.5 * 8) / 3.5)
     assert run.value(tokens.model_copy(update={"until": Until(reaches=0.95)})) is None
     assert run.value(tokens.model_copy(update={"until": Until(metric="t", reaches=10)})) == 10
     assert tokens.title == "sum of t until held-out accuracy reaches 0.6"
@@ -202,6 +223,8 @@ def test_a_mean_over_some_values_reaches_later_than_a_lucky_one() -> None:
     run = Result("a", 1, "", 4, "x", {"x": ([0, 1, 2, 3, 4], [0.1, 0.6, 0.2, 0.5, 0.7])})
     assert run.reached(Until(reaches=0.6)) == 1
     assert run.reached(Until(reaches=0.6, over=2)) == 4
+    assert run.reached(Until(reaches=0.475, over=2)) == pytest.approx(3.5)
+    assert run.reached(Until(reaches=0.35, over=2)) == 1, "with the first mean that there is"
     assert run.reached(Until(reaches=0.6, over=6)) is None, "more values than there are"
     seconds = Quantity(metric="x", steps="all", reduce="sum", until=Until(reaches=0.1))
     assert run.value(seconds) is None, "what is reached before training says nothing"

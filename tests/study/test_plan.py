@@ -60,8 +60,24 @@ def test_the_digest_is_of_what_the_numbers_depend_on(tmp_path: Path) -> None:
     (own := tmp_path / "own.py").write_text("a = 1")
     path.write_text(GOOD.replace('"raft"\ntrain', f'"{own}:raft"\ntrain'))
     before = cells_of(read_study(path), Path("a"))[1].digest
+    cell = cells_of(read_study(path), Path("a"))[1]
+    assert cell.digest == before
     own.write_text("a = 2")
     assert cells_of(read_study(path), Path("a"))[1].digest != before, "its code is another"
+    assert cell.digest == before, "a run has the code that it was begun with"
+
+
+def test_a_file_of_code_or_data_that_is_changed_makes_other_settings(tmp_path: Path) -> None:
+    (folder := tmp_path / "zoë").mkdir()
+    own, data = folder / "own.py", folder / "train.jsonl"
+    settings = f'"{own}:raft"\ndata = {{ source = "{data}" }}\ntrain'
+    path = written(tmp_path, GOOD.replace('"raft"\ntrain', settings))
+    found = set()
+    for code, rows in (("a = 1", "{}"), ("a = 2", "{}"), ("a = 2", "{} ")):
+        own.write_text(code)
+        data.write_text(rows)
+        found.add(cells_of(read_study(path), Path("a"))[1].digest)
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize(

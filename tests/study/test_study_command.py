@@ -20,7 +20,7 @@ from sieverl.run_dir.lock import Lock
 Capture = pytest.CaptureFixture[str]
 # A cell that needs no model: its numbers come from its algorithm and seed.
 CELL = """
-import json, pathlib, shutil, sys, time, tomllib
+import json, os, pathlib, shutil, sys, time, tomllib
 file = pathlib.Path(sys.argv[1])
 recipe = tomllib.loads(file.read_text())
 run, name, seed = pathlib.Path(recipe["run_dir"]), recipe["algorithm"], recipe["seed"]
@@ -35,14 +35,21 @@ if name == "raft" and seed == 1 and pathlib.Path("preempt").exists():
 run.mkdir(parents=True)
 shutil.copy(file, run / "recipe.toml")
 last = -1 if pathlib.Path("early").exists() else 2 if name == "ppo" else 4
+if pathlib.Path("late").exists():
+    last = 4
+if name == "raft" and pathlib.Path("cut").exists():
+    last = 2
 with (run / "metrics.jsonl").open("w") as rows:
     for step in range(last + 1):
-        score = 0.25 + step * (0.1 if name == "raft" else 0.05) + seed * 0.01 + len(name) * seed * 1e-3
+        score = 0.25 + step * (0.1 + seed * 1e-3 if name == "raft" else 0.05) + seed * 0.01 + len(name) * seed * 1e-3
         row = {"step": step, "policy/entropy": 1 / (1 + step), "time/step": time.time() % 1}
         print(json.dumps(row | ({"eval/heldout/avg@4": score} if step % 2 == 0 else {})), file=rows)
 if name == "ppo":
     print("alarm: nothing was kept")
     sys.exit(5)
+if pathlib.Path("hang").exists():
+    pathlib.Path("pid").write_text(str(os.getpid()))
+    time.sleep(60)
 """
 STUDY = """
 about = "Three arms."
@@ -79,12 +86,12 @@ def test_a_study_runs_each_cell_once_and_its_tables_do_not_change(here: Path, ca
     assert main(["study", "s.toml"]) == 0
     out = capsys.readouterr().out
     assert "4 of 4 cells to run, 1 at a time" in out
-    assert "4/4 raft-2: 0.278 -> 0.678" in out
+    assert "4/4 raft-2: 0.278 -> 0.686" in out
     assert "holds: RAFT ends higher." in out
     assert started(here) == ["grpo-1", "grpo-2", "raft-1", "raft-2"]
     output = here / "runs" / "s"
     table, numbers = (output / "table.md").read_bytes(), (output / "table.csv").read_bytes()
-    assert b"| raft | 2 | 0.671 \xc2\xb1 0.089 | +0.200 \xc2\xb1 0.000 | 0.321 \xc2\xb1 0.000 |" in table
+    assert b"| raft | 2 | 0.677 \xc2\xb1 0.114 | +0.206 \xc2\xb1 0.025 | 0.321 \xc2\xb1 0.000 |" in table
     assert b"| before training | 2 | 0.271 \xc2\xb1 0.089 |" in table
     assert b"**Holds:** RAFT ends higher." in table
     assert numbers.splitlines()[0].startswith(b"arm,metric,seeds,mean,low,high,difference_seeds")
@@ -132,6 +139,67 @@ def test_an_alarm_before_the_first_step_is_a_result_too(here: Path) -> None:
     (here / "later.toml").write_text("seeds = [1]\n[arms]\nraft = { algorithm = 'ppo' }\n")
     assert main(["study", "s.toml", "later.toml"]) == 0
     assert "- grpo, seed 1: alarm: nothing was kept" in (here / "runs" / "later" / "table.md").read_text()
+
+
+def test_an_alarm_of_the_last_step_leaves_a_whole_run(here: Path) -> None:
+    (here / "s.toml").write_text(STUDY.replace('"raft" }', '"ppo" }'))
+    (here / "late").touch()
+    assert main(["study", "s.toml"]) == 0
+    table = (here / "runs" / "s" / "table.md").read_text()
+    assert "Stopped by an alarm" not in table
+    assert "| raft | 2 | 0.470 ± 0.083 | " in table
+
+
+def test_a_run_that_is_cut_off_without_a_word_is_no_result(here: Path, capsys: Capture) -> None:
+    """A pipe hides the exit code of what crashed, was preempted or stopped by an alarm."""
+    (here / "s.toml").write_text(
+        STUDY.replace('["{python}", "cell.py", "{recipe}"]', '["sh", "-c", "{python} cell.py {recipe} | cat"]')
+    )
+    (here / "cut").touch()
+    assert main(["study", "s.toml"]) == ExitCode.DATA
+    assert "raft-1 ended well and has 2 of 4 steps" in capsys.readouterr().err
+    lines = (here / "runs" / "s" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["arm"] for line in lines] == ["grpo"]
+
+
+def test_a_run_that_is_there_twice_is_refused(here: Path, capsys: Capture) -> None:
+    """Results of two machines in one file."""
+    assert main(["study", "s.toml", "--output", "out"]) == 0
+    file = here / "out" / "results.jsonl"
+    file.write_text(file.read_text() + file.read_text().splitlines()[0] + "\n")
+    assert main(["study", "s.toml", "--output", "out", "--table"]) == ExitCode.USAGE
+    assert "out/results.jsonl has grpo, seed 1 twice; delete one" in capsys.readouterr().err
+
+
+def test_a_run_that_was_begun_with_other_settings_is_not_gone_on_with(here: Path, capsys: Capture) -> None:
+    (here / "preempt").touch()
+    assert main(["study", "s.toml"]) == ExitCode.PREEMPTED
+    (here / "runs" / "s" / "runs" / "raft-1").mkdir()  # where a real one has saved
+    (here / "preempt").unlink()
+    (here / "s.toml").write_text(
+        STUDY.replace('"raft" }', '"raft", train = { lr = 0.5 } }').replace("seeds = [1, 2]", "seeds = [1]")
+    )
+    assert main(["study", "s.toml"]) == ExitCode.USAGE
+    assert "runs/s/runs/raft-1 was begun with other settings" in capsys.readouterr().err
+    assert started(here).count("raft-1") == 1
+    (here / "runs" / "s" / "runs" / "raft-1").rmdir()
+    assert main(["study", "s.toml"]) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process is told of its parent's end on Linux alone")
+def test_a_study_that_is_killed_takes_its_cells_along(here: Path) -> None:
+    (here / "hang").touch()
+    study = subprocess.Popen([sys.executable, "-m", "sieverl", "study", "s.toml"], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not ((here / "pid").is_file() and (here / "pid").read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process = Path("/proc", (here / "pid").read_text())
+    assert process.exists()
+    study.kill()
+    study.wait()
+    while process.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not process.exists()
 
 
 def test_a_signal_stops_the_cells_and_the_same_command_goes_on(here: Path) -> None:

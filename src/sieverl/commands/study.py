@@ -91,11 +91,14 @@ def run(options: Options) -> ExitCode:
 def known(results: Sequence[Result], study: Study, cells: Sequence[Cell], file: Path) -> list[Result]:
     """The results of the cells, in their order.
 
-    Raises a UsageError where the study has other settings now than when one was run, or asks for a metric that was not
-    kept of it.
+    Raises a UsageError where the study has other settings now than when one was run, asks for a metric that was not
+    kept of it, or where the file has a run twice.
     """
     by_name = {(cell.arm, cell.seed): cell for cell in cells}
     kept = [result for result in results if (result.arm, result.seed) in by_name]
+    if len(names := [(result.arm, result.seed) for result in kept]) > len(set(names)):
+        arm, seed = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"{file} has {arm}, seed {seed} twice; delete one of the lines")
     changed = [r for r in kept if r.settings != by_name[r.arm, r.seed].digest]
     if changed:
         arms = ", ".join(dict.fromkeys(result.arm for result in changed))
@@ -136,13 +139,14 @@ def listed(study: Study, cells: Sequence[Cell], results: Sequence[Result], conso
 
 def run_missing(watch: Watch) -> int | None:
     """Run the cells without a result. Returns the signal that stopped it, if one did."""
-    from sieverl.study.process import run_cells, slots
+    from sieverl.study.process import check_unchanged, run_cells, slots
     from sieverl.training.signals import stop_requests
 
     study, done = watch.study, {(result.arm, result.seed) for result in watch.results}
     todo = [cell for cell in watch.cells if (cell.arm, cell.seed) not in done]
     if not todo:
         return None
+    check_unchanged(todo, watch.output)
     places = slots(study, todo, gpus(), os.cpu_count() or 1)
     watch.todo, watch.places = len(todo), len(places)
     watch.console.print(f"{len(todo)} of {len(watch.cells)} cells to run, {len(places)} at a time, in {watch.output}")
@@ -179,7 +183,7 @@ class Watch:
             self.failed.append(end)
             self.console.print(f"{end.cell.name} failed, exit code {end.code}: {end.said}", style="red")
             return
-        result = result_of(end.cell, self.study, end.said if end.code == ExitCode.ALARM else "")
+        result = result_of(end.cell, self.study, (end.said or "by an alarm") if end.code == ExitCode.ALARM else "")
         self.results.append(result)
         order = {(cell.arm, cell.seed): place for place, cell in enumerate(self.cells)}
         self.results.sort(key=lambda one: order[one.arm, one.seed])

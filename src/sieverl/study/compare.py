@@ -56,13 +56,15 @@ def differences(results: Sequence[Result], quantity: Quantity, arm: str, against
 def above(values: Sequence[float], bound: float) -> float:
     """The one-sided p-value that the mean of what the values are drawn from is no more than `bound` (Student's t).
 
-    >>> round(above([0.1, 0.2, 0.3], 0.0), 4), above([0.1, 0.1], 0.0), above([0.0, 0.0], 0.0)
-    (0.0371, 0.0, 1.0)
+    Runs that are equal in every seed are so; that they all differ by the same, by chance, says nothing of how much.
+
+    >>> round(above([0.1, 0.2, 0.3], 0.0), 4), above([0.0, 0.0], -0.1), above([0.1, 0.1], 0.0), above([0.0, 0.0], 0.0)
+    (0.0371, 0.0, 1.0, 1.0)
     """
     spread = float(np.std(values, ddof=1)) / len(values) ** 0.5
     gap = math.fsum(values) / len(values) - bound
-    if spread < 1e-12:  # all seeds differ by the same
-        return 0.0 if gap > 1e-12 else 1.0
+    if spread < 1e-12:
+        return 0.0 if not any(values) and gap > 1e-12 else 1.0
     return float(1 - stdtr(len(values) - 1, gap / spread))
 
 
@@ -130,18 +132,23 @@ def judge(claim: Claim, study: Study, results: Sequence[Result]) -> Judged:
 
     The correction is over the comparisons of the claim, once for what they expect and once for the contrary. A run that
     lacks a number, since it was stopped or never reached a value, leaves the claim open: those that have it are not a
-    fair choice.
+    fair choice. So does one that is still to be run: who looks after each seed finds something sooner or later.
     """
     pairs = [(one, one.arm, one.against or study.baseline) for one in claim.compare]
     values = [differences(results, *pair) for pair in pairs]
     both = [evidence(each, one) if len(each) > 1 else (1.0, 1.0) for each, (one, *_) in zip(values, pairs, strict=True)]
     for_it, against = holm([p for p, _ in both]), holm([p for _, p in both])
+    runs = [len(seeds_of(results, arm, other)) for _, arm, other in pairs]
     compared = [
-        _compared(one, each, ps, len(seeds_of(results, arm, other)) - len(each))
-        for (one, arm, other), each, *ps in zip(pairs, values, for_it, against, strict=True)
+        _compared(one, each, ps, count - len(each), len(study.seeds) - count)
+        for (one, *_), each, count, *ps in zip(pairs, values, runs, for_it, against, strict=True)
     ]
     steps = steps_of(results, {arm for _, *arms in pairs for arm in arms})
     verdicts = {one.verdict for one in compared}
+    for (_, arm, other), count in zip(pairs, runs, strict=True):
+        if count < len(study.seeds):
+            why = f"{count} of {len(study.seeds)} seeds of {arm} and {other} so far"
+            return Judged(claim, compared, "undecided", why)
     if steps < claim.horizon:
         return Judged(claim, compared, "undecided", f"it is about {claim.horizon} steps, and the runs have {steps}")
     for one, (comparison, arm, other) in zip(compared, pairs, strict=True):
@@ -159,9 +166,9 @@ def judge(claim: Claim, study: Study, results: Sequence[Result]) -> Judged:
     return Judged(claim, compared, "undecided", "an interval leaves it open")
 
 
-def _compared(one: Comparison, values: Sequence[float], ps: Sequence[float], without: int) -> Compared:
+def _compared(one: Comparison, values: Sequence[float], ps: Sequence[float], without: int, to_run: int) -> Compared:
     for_it, against = ps
-    open_ = without or len(values) < 2
+    open_ = without or to_run or len(values) < 2
     verdict: Verdict = "holds" if for_it < LEVEL else "does not hold" if against < LEVEL else "undecided"
     p = against if verdict == "does not hold" else for_it
     return Compared(one, estimate(values), "undecided" if open_ else verdict, None if open_ else p, without)

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -170,14 +171,24 @@ class Cell:
         """The name of its files."""
         return f"{self.arm}-{self.seed}"
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """What its numbers depend on: its recipe, but for where the run is kept and who is told of it, and its code."""
-        whole = self.recipe.model_dump(mode="json", exclude={"run_dir", "trackers", "checkpoint"})
-        names = OWN_CODE.findall(json.dumps([self.recipe.algorithm, self.recipe.verify.spec]))
-        files = [file for file in map(user_path, names) if file.is_file()]
-        code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-        return hashlib.sha256(json.dumps([whole, code], sort_keys=True).encode()).hexdigest()[:16]
+        """What its numbers depend on: its recipe, but for where it is kept and who is told of it, and files it names.
+
+        These are code and data, as they were when this was first asked for.
+        """
+        recipe = self.recipe
+        whole = recipe.model_dump(mode="json", exclude={"run_dir", "trackers", "checkpoint"})
+        code = OWN_CODE.findall(json.dumps([recipe.algorithm, recipe.verify.spec], ensure_ascii=False))
+        files = map(user_path, [*code, *filter(None, (recipe.data.source, recipe.evaluate.source))])
+        parts = [_content(file) for file in files if file.is_file()]
+        return hashlib.sha256(json.dumps([whole, parts], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _content(file: Path) -> str:
+    """The SHA-256 of a file."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def read_study(*paths: Path) -> Study:

@@ -5,12 +5,14 @@ A cell that was interrupted goes on from its checkpoint, as every run does, and 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,11 +20,13 @@ from sieverl.errors import ExitCode, UsageError
 from sieverl.files import make_folder, write_text
 from sieverl.recipe import to_toml
 from sieverl.study.plan import Cell, Study
+from sieverl.verify.limits import PR_SET_PDEATHSIG
 
 COMMAND = ("{python}", "-m", "sieverl", "train", "{recipe}", "--display", "none")
 INTERRUPTED = (ExitCode.PREEMPTED, ExitCode.INTERRUPTED)
 POLL_S = 0.1
 KILL_AFTER_S = 60.0  # a cell that was asked to stop and does not
+SETTINGS = "# settings "  # the first line of a cell's recipe: what its run was begun with
 
 
 @dataclass(frozen=True)
@@ -112,10 +116,10 @@ def run_cells(
 
 def start(study: Study, cell: Cell, output: Path, slot: int, places: Sequence[Mapping[str, str]]) -> Running:
     """Start the process of a cell; what it prints goes to its log."""
-    recipe, log = output / "recipes" / f"{cell.name}.toml", output / "logs" / f"{cell.name}.log"
+    recipe, log = recipe_file(output, cell), output / "logs" / f"{cell.name}.log"
     for folder in (recipe.parent, log.parent):
         make_folder(folder)
-    write_text(recipe, to_toml(cell.recipe))
+    write_text(recipe, f"{SETTINGS}{cell.digest}\n{to_toml(cell.recipe)}")
     with log.open("ab") as file:
         process = subprocess.Popen(
             command_of(study, recipe),
@@ -124,8 +128,33 @@ def start(study: Study, cell: Cell, output: Path, slot: int, places: Sequence[Ma
             stderr=file,
             env={**own_environment(), **places[slot]},
             start_new_session=True,  # a Ctrl-C reaches the study, which asks its cells to stop
+            preexec_fn=end_with_parent,
         )
     return Running(cell, slot, process, log)
+
+
+def end_with_parent() -> None:
+    """A study that is killed takes its cells along: they save and stop (Linux)."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def recipe_file(output: Path, cell: Cell) -> Path:
+    """Where the recipe of a cell is."""
+    return output / "recipes" / f"{cell.name}.toml"
+
+
+def check_unchanged(cells: Sequence[Cell], output: Path) -> None:
+    """Raise a UsageError for a run that was begun with other settings, code or data than it would go on with."""
+    for cell in cells:
+        file = recipe_file(output, cell)
+        if file.is_file() and Path(cell.recipe.run_dir).is_dir():
+            begun = file.read_text(encoding="utf-8", errors="replace").splitlines()[:1]
+            if begun and begun[0].startswith(SETTINGS) and begun[0] != SETTINGS + cell.digest:
+                raise UsageError(
+                    f"{cell.recipe.run_dir} was begun with other settings, or with other code or data in the files "
+                    "that its recipe names; delete it, and it is run again, or give another --output"
+                )
 
 
 def own_environment() -> dict[str, str]:

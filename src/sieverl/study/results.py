@@ -57,7 +57,8 @@ class Result:
     def value(self, quantity: Quantity) -> float | None:
         """A number of the run; None where it has no such metric at these steps, or does not reach what it is until.
 
-        A run that an alarm stopped has no last step, and no sum over all.
+        A run that an alarm stopped has no last step, and no sum over all. The step within which something is reached
+        counts in part.
 
         >>> result = Result("a", 1, "", 3, "eval/x/avg@4", {"eval/x/avg@4": ([0, 2], [0.25, 0.5])})
         >>> result.value(Quantity()), result.value(Quantity(steps=(0, 3))), result.value(Quantity(metric="b"))
@@ -65,30 +66,43 @@ class Result:
         """
         steps, values = self.metrics.get(quantity.metric or self.heldout, ([], []))
         first, last = span(quantity, steps[-1] if steps else 0)
+        end: float = last
         if quantity.until:
             reached = self.reached(quantity.until)
             if not reached:  # never, or before training
                 return None
-            last = reached
+            end = reached
         elif self.stopped and not isinstance(quantity.steps, tuple):
             return None
-        found = [value for step, value in zip(steps, values, strict=True) if first <= step <= last]
+        points = [(value, min(1.0, end - step + 1)) for step, value in zip(steps, values, strict=True) if first <= step]
+        found = [(value, share) for value, share in points if share > 0]
         if not found or (quantity.steps != "all" and last > self.step):
             return None
-        value = math.fsum(found) / (len(found) if quantity.reduce == "mean" else 1)
+        value = math.fsum(value * share for value, share in found)
+        if quantity.reduce == "mean":
+            value /= math.fsum(share for _, share in found)
         return value if not quantity.log else math.log(value) if value > 0 else None
 
-    def reached(self, until: Until) -> int | None:
-        """The first step at which a metric is no less than a value; None where it never is.
+    def reached(self, until: Until) -> float | None:
+        """The first step at which a metric is no less than a value, between two of its steps interpolated.
 
-        >>> result = Result("a", 1, "", 3, "x", {"x": ([0, 1, 2, 3], [0.0, 0.4, 0.2, 0.6])})
-        >>> [result.reached(until) for until in (Until(reaches=0.4), Until(reaches=0.4, over=2), Until(reaches=1))]
-        [1, 3, None]
+        None where it never is.
+
+        >>> result = Result("a", 1, "", 6, "x", {"x": ([0, 2, 4, 6], [0.0, 0.4, 0.2, 0.6])})
+        >>> asked = Until(reaches=0.4), Until(reaches=0.1), Until(reaches=0.35, over=2), Until(reaches=1)
+        >>> [result.reached(until) for until in asked]
+        [2.0, 0.5, 5.0, None]
         """
         steps, values = self.metrics.get(until.metric or self.heldout, ([], []))
+        before: tuple[int, float] | None = None
         for place in range(until.over, len(values) + 1):
-            if math.fsum(values[place - until.over : place]) / until.over >= until.reaches - 1e-9:
-                return steps[place - 1]
+            step, mean = steps[place - 1], math.fsum(values[place - until.over : place]) / until.over
+            if mean >= until.reaches - 1e-9:
+                if before is None:
+                    return float(step)
+                share = min(1.0, (until.reaches - before[1]) / (mean - before[1]))
+                return before[0] + share * (step - before[0])
+            before = step, mean
         return None
 
     def start(self, quantity: Quantity) -> float | None:
@@ -107,9 +121,19 @@ def span(quantity: Quantity, last: int) -> tuple[int, int]:
 
 
 def result_of(cell: Cell, study: Study, stopped: str = "") -> Result:
-    """What is kept of a run. Raises a DataError that names a metric which a finished one does not have."""
+    """What is kept of a run that ended, or that an alarm stopped before.
+
+    Raises a DataError where it did not end, or lacks a metric that is asked for.
+    """
     saved = SavedRun.read(Path(cell.recipe.run_dir))
-    kept = [row for row in saved.rows if row["step"] <= cell.recipe.steps]
+    if saved.step == cell.recipe.steps:
+        stopped = ""  # by an alarm of its very last step
+    elif not stopped:
+        raise DataError(
+            f"{cell.name} ended well and has {saved.step} of {cell.recipe.steps} steps, in {saved.path}; a command "
+            "must end with the exit code of the training (in a shell: exec, or set -o pipefail)"
+        )
+    kept = saved.rows
     wanted = dict.fromkeys([*CURVES, *filter(None, study.metrics)])
     names = dict.fromkeys(name for row in kept for name in row)
     wanted |= dict.fromkeys(name for name in names if name.startswith("eval/"))
@@ -133,7 +157,7 @@ def result_of(cell: Cell, study: Study, stopped: str = "") -> Result:
         seconds={name: value for name, value in seconds.items() if value},
         stopped=stopped,
         run=hashlib.sha256(json.dumps(exact).encode()).hexdigest()[:16],
-        versions=versions(),
+        versions=next((start["versions"] for start in reversed(saved.starts) if start.get("versions")), versions()),
     )
 
 

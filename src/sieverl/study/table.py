@@ -80,10 +80,12 @@ def arm_table(study: Study, results: Sequence[Result]) -> list[str]:
             pairs = len(seeds_of(results, arm, study.baseline))
             cells.insert(1, "" if difference is None else of(study.shown[0], difference, signed=True, runs=pairs))
         lines.append(line([arm, str(runs or own.seeds), *cells]))
+    whole = len(study.arms) * len(study.seeds)
+    count = f"{len(results)} runs" if len(results) == whole else f"{len(results)} of {whole} runs"
     return [
         *lines,
         "",
-        f"{len(results)} runs; mean over seeds, with the 95% interval (differences paired by seed).",
+        f"{count}; mean over seeds, with the 95% interval (differences paired by seed).",
     ]
 
 
@@ -140,7 +142,7 @@ def figures(number: float) -> str:
     >>> [figures(number) for number in (12345.6, 48.369, 2.0, 0.567, 0.00431)]
     ['12,346', '48.4', '2.00', '0.57', '0.0043']
     """
-    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2 if number >= 0.095 else 4}f}"
+    return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 2}f}" if number >= 0.095 else f"{number:.2g}"
 
 
 def shown(value: Estimate, signed: bool = False) -> str:
