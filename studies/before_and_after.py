@@ -17,6 +17,7 @@ from typing import Any
 
 import sieverl
 from sieverl.assets import RECIPE
+from sieverl.study.process import own_environment
 
 MODELS, SEEDS, K = ("base", "hasty"), (1, 2, 3), 16
 TASK = "reasoning_gym:basic_arithmetic"
@@ -41,7 +42,8 @@ def trained(model: str, seed: int, folder: Path) -> Path:
     run = folder / f"{model}-{seed}"
     keys = {"model.path": model, "seed": seed, "evaluate.every": 0, "checkpoint.every": 0, "run-dir": run, "threads": 1}
     options = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
-    subprocess.run([sys.executable, "-m", "sieverl", "train", "demo", *options, "--display", "none"], check=True)
+    command = [sys.executable, "-m", "sieverl", "train", "demo", *options, "--display", "none"]
+    subprocess.run(command, check=True, env=own_environment())
     return run
 
 

@@ -29,12 +29,14 @@ class Done:
     name: str
     study: Study
     results: Sequence[Result]
+    folder: Path
 
     @staticmethod
     def of(name: str, *files: str) -> Done:
         """The study in these files, with the results that are kept of the last one."""
         study = read_study(*(STUDIES / f"{file}.toml" for file in files))
-        return Done(name, study, load_results(RESULTS / files[-1] / "results.jsonl"))
+        folder = RESULTS / files[-1]
+        return Done(name, study, load_results(folder / "results.jsonl"), folder)
 
     def runs(self, arm: str) -> list[Result]:
         """The runs of an arm."""

@@ -140,8 +140,8 @@ def pass_table(done: Done) -> str:
         return "No results yet."
     rows = []
     first = {run.seed: run for run in done.results}
-    starts = [over_seeds([run.metrics[name][1][0] for run in first.values()])[0] for name in names]
-    rows.append(["before training", *(f"{start:.3f}" for start in starts if start is not None)])
+    starts = [estimate([run.metrics[name][1][0] for run in first.values()]) for name in names]
+    rows.append(["before training", *map(shown, starts)])
     for arm in done.study.arms:
         values = [
             estimate([v for run in done.runs(arm) if (v := run.value(Quantity(metric=n))) is not None]) for n in names
@@ -156,7 +156,10 @@ def _k(metric: str) -> tuple[int, int]:
 
 
 def before_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Greedy accuracy and pass@k of both shipped models, before and after the demo's training."""
+    """Greedy accuracy and pass@k of both shipped models, before and after the demo's training.
+
+    Intervals are over prompts for one model, and over seeds for several.
+    """
     rows = []
     for name in ("base", "hasty"):
         after = [scores for key, scores in found.items() if key.startswith(f"{name}, seed")]
@@ -172,8 +175,12 @@ def _scores(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         ("greedy", "avg@1"),
         *(("sampled", n) for n in ("avg@16", "pass@2", "pass@4", "pass@8", "pass@16")),
     ):
-        values = [run[kind][name]["value"] for run in runs]
-        yield f"{100 * math.fsum(values) / len(values):.1f}%"
+        whole = [run[kind][name] for run in runs]
+        mean, low, high = over_seeds([each["value"] for each in whole])
+        if len(runs) == 1:
+            low, high = whole[0]["low"], whole[0]["high"]
+        ends = [min(max(end, 0.0), 1.0) for end in (low, high) if end is not None]
+        yield " ".join([f"{mean:.1%}", *([f"({ends[0]:.0%} to {ends[1]:.0%})"] if ends else [])])
     lengths = [run["shares"]["length_mean"] for run in runs]
     yield f"{math.fsum(lengths) / len(lengths):.1f}"
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+from sieverl.study.table import csv_text, markdown
+
 
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -27,6 +29,14 @@ def test_the_figures_are_what_the_results_give(tool: dict[str, Any]) -> None:
     assert made == kept, "python tools/write_study.py"
     page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
     assert [name for name in made if f"]({name})" not in page] == []
+
+
+def test_the_tables_of_each_study_are_what_its_results_give(tool: dict[str, Any]) -> None:
+    for done in tool["everything"]():
+        if done.results:
+            folder = done.folder
+            assert (folder / "table.md").read_text(encoding="utf-8") == markdown(done.study, done.results), folder
+            assert (folder / "table.csv").read_text(encoding="utf-8") == csv_text(done.study, done.results), folder
 
 
 def test_every_result_is_of_a_study(tool: dict[str, Any]) -> None:
