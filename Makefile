@@ -124,6 +124,7 @@ study: setup
 	@$(BIN)/sieverl study studies/minimalist-rates.toml studies/hasty-rates.toml --output studies/results/hasty-rates
 	@$(BIN)/sieverl study studies/minimalist.toml --output studies/results/minimalist
 	@$(BIN)/sieverl study studies/minimalist.toml studies/hasty.toml --output studies/results/hasty
+	@$(BIN)/sieverl study studies/clipping.toml --output studies/results/clipping
 	@$(BIN)/sieverl study studies/success.toml --output studies/results/success
 	@$(BIN)/sieverl study studies/sieve.toml --output studies/results/sieve
 	@$(BIN)/python studies/before_and_after.py studies/results/before-and-after.json
