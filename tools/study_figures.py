@@ -76,7 +76,7 @@ def trained(run: Result) -> tuple[Sequence[float], Sequence[float]]:
     return steps[1:], values[1:]
 
 
-def path(runs: Sequence[Result], along: Callable[[Result, int], float], label: str, tone: int) -> Series:
+def path(runs: Sequence[Result], along: Callable[[Result, float], float], label: str, tone: int) -> Series:
     """Held-out accuracy, mean over seeds, against another number at the same steps, mean over seeds.
 
     Only of steps after the start that all of the runs have.
@@ -96,12 +96,12 @@ def kl_ref(run: Result) -> tuple[Sequence[float], Sequence[float]]:
     return run.metrics[run.heldout.rpartition("/")[0] + "/kl_ref"]
 
 
-def drift(run: Result, step: int) -> float:
+def drift(run: Result, step: float) -> float:
     """KL to the start model at an evaluation."""
     return dict(zip(*kl_ref(run), strict=True))[step]
 
 
-def learnt(run: Result, step: int) -> float:
+def learnt(run: Result, step: float) -> float:
     """Thousands of tokens that were learnt from up to a step."""
     steps, values = run.metrics["train/tokens"]
     return math.fsum(value for at, value in zip(steps, values, strict=True) if at <= step) / 1e3
@@ -114,7 +114,7 @@ def figures(done: Done) -> Iterator[tuple[str, str]]:
         series = [band(done.runs(arm), curve, arm, tone) for tone, arm in enumerate(arms) if done.runs(arm)]
         return f"study-{done.name}-{name}.svg", standalone(line_chart(title, series, "step", unit, **how))
 
-    def against(name: str, arms: Sequence[str], along: Callable[[Result, int], float], x: str) -> tuple[str, str]:
+    def against(name: str, arms: Sequence[str], along: Callable[[Result, float], float], x: str) -> tuple[str, str]:
         series = [path(done.runs(arm), along, arm, tone) for tone, arm in enumerate(arms) if done.runs(arm)]
         title = f"Held-out accuracy against {x.partition(',')[0]}"
         svg = line_chart(title, series, x, "avg@8", percent=True, whole=False)
