@@ -40,7 +40,10 @@ def size_of(done: Done) -> str:
     hours = math.fsum(sum(run.seconds.get(part, 0.0) for part in ("step", "evaluate")) for run in done.results) / 3600
     versions = {f"{name} {number}" for run in done.results for name, number in run.versions.items() if number}
     wanted = sorted(text for text in versions if text.split()[0] in ("sieverl", "torch", "transformers"))
-    return f"{len(done.results)} of {done.cells} runs so far, {hours:.1f} core-hours; {', '.join(wanted)}."
+    count = (
+        f"{done.cells} runs" if len(done.results) == done.cells else f"{len(done.results)} of {done.cells} runs so far"
+    )
+    return f"{count}, {hours:.1f} core-hours; {', '.join(wanted)}."
 
 
 def rates_table(rates: Done) -> str:
@@ -82,7 +85,9 @@ def verdicts_table(studies: Sequence[Done]) -> str:
 def claims_of(done: Done) -> str:
     """Every claim with its comparisons."""
     lines = [text for one in judged(done.study, done.results) for text in (*claim_lines(one, done.study.baseline), "")]
-    return "\n".join(text if text.startswith("|") else textwrap.fill(text, 118) for text in lines)
+    return "\n".join(
+        text if text.startswith("|") else textwrap.fill(text, 118, break_on_hyphens=False) for text in lines
+    )
 
 
 def compute_table(done: Done, masking: str, other_passes: Container[str]) -> str:
