@@ -88,8 +88,8 @@ class Result:
 
         None where it never is.
 
-        >>> result = Result("a", 1, "", 6, "x", {"x": ([0, 2, 4, 6], [0.0, 0.4, 0.2, 0.6])})
-        >>> asked = Until(reaches=0.4), Until(reaches=0.1), Until(reaches=0.35, over=2), Until(reaches=1)
+        >>> result = Result("a", 1, "", 6, "x", {"x": ([0, 2, 4, 6], [0.0, 0.5, 0.25, 0.75])})
+        >>> asked = Until(reaches=0.5), Until(reaches=0.125), Until(reaches=0.4375, over=2), Until(reaches=1)
         >>> [result.reached(until) for until in asked]
         [2.0, 0.5, 5.0, None]
         """
