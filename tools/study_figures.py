@@ -42,11 +42,6 @@ class Done:
         """The runs of an arm."""
         return [result for result in self.results if result.arm == arm]
 
-    @property
-    def cells(self) -> int:
-        """How many runs it is to have."""
-        return len(self.study.arms) * len(self.study.seeds)
-
 
 def band(runs: Sequence[Result], curve: Curve, label: str, tone: int) -> Series:
     """The mean over seeds and its 95% interval at each x that all of them have."""
@@ -114,17 +109,19 @@ def figures(done: Done) -> Iterator[tuple[str, str]]:
         series = [band(done.runs(arm), curve, arm, tone) for tone, arm in enumerate(arms) if done.runs(arm)]
         return f"study-{done.name}-{name}.svg", standalone(line_chart(title, series, "step", unit, **how))
 
-    def against(name: str, arms: Sequence[str], along: Callable[[Result, float], float], x: str) -> tuple[str, str]:
+    def against(
+        name: str, arms: Sequence[str], along: Callable[[Result, float], float], x: str, unit: str
+    ) -> tuple[str, str]:
         series = [path(done.runs(arm), along, arm, tone) for tone, arm in enumerate(arms) if done.runs(arm)]
-        title = f"Held-out accuracy against {x.partition(',')[0]}"
-        svg = line_chart(title, series, x, "avg@8", percent=True, whole=False)
+        title = f"Held-out accuracy against {x}"
+        svg = line_chart(title, series, f"{x}, {unit}", "avg@8", percent=True, whole=False)
         return f"study-{done.name}-{name}.svg", standalone(svg)
 
     reward, entropy = (metric(name, keep=0.85) for name in ("reward/accuracy", "policy/entropy"))
     yield chart("accuracy", MAIN, trained, "Held-out accuracy, from step 25 on", "avg@8", percent=True)
     yield chart("reward", MAIN, reward, "Accuracy in training, running mean", "share of responses", percent=True)
     yield chart("entropy", CLIPPING, entropy, "Entropy of sampled tokens, running mean", "nats a token")
-    yield chart("ablation", ABLATION, trained, "The same, by what is left out", "avg@8", percent=True)
+    yield chart("ablation", ABLATION, trained, "Held-out accuracy, by what is left out", "avg@8", percent=True)
     yield chart("drift", ABLATION, kl_ref, "KL to the start model", "nats a token")
-    yield against("kl", ABLATION, drift, "KL to the start model, nats a token")
-    yield against("tokens", MAIN, learnt, "thousands of tokens learnt from")
+    yield against("kl", ABLATION, drift, "KL to the start model", "nats a token")
+    yield against("tokens", MAIN, learnt, "tokens learnt from", "thousands")

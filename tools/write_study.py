@@ -17,7 +17,7 @@ from sieverl.evaluation.statistics import over_seeds
 from sieverl.study.compare import estimate, seeds_of
 from sieverl.study.plan import Quantity, Until
 from sieverl.study.results import Result
-from sieverl.study.table import arm_table, claim_lines, comparison_cells, judged, line, of, rows, shown
+from sieverl.study.table import arm_table, claim_lines, comparison_cells, judged, line, of, rows, runs_of, shown
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "study.md"
@@ -36,14 +36,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def size_of(done: Done) -> str:
     """How much was run, by which versions, and how long it took."""
     if not done.results:
-        return f"0 of {done.cells} runs so far."
+        return f"{runs_of(done.study, [])}."
     hours = math.fsum(sum(run.seconds.get(part, 0.0) for part in ("step", "evaluate")) for run in done.results) / 3600
     versions = {f"{name} {number}" for run in done.results for name, number in run.versions.items() if number}
     wanted = sorted(text for text in versions if text.split()[0] in ("sieverl", "torch", "transformers"))
-    count = (
-        f"{done.cells} runs" if len(done.results) == done.cells else f"{len(done.results)} of {done.cells} runs so far"
-    )
-    return f"{count}, {hours:.1f} core-hours; {', '.join(wanted)}."
+    return f"{runs_of(done.study, done.results)}, {hours:.1f} core-hours; {', '.join(wanted)}."
 
 
 def rates_table(rates: Done) -> str:
@@ -196,7 +193,7 @@ def large(done: Done, steps: int = 300) -> str:
     hours = plan.seconds * steps / 3600
     return (
         f"`sieverl plan` puts a step of the paper's recipe with a 7B model at {plan.seconds:.0f} s on 8 H100: "
-        f"{hours:.0f} hours\nfor a run of {steps} steps, and {hours * done.cells * 8:,.0f} GPU-hours for "
+        f"{hours:.0f} hours\nfor a run of {steps} steps, and {hours * done.study.size * 8:,.0f} GPU-hours for "
         f"{len(done.study.arms)} arms with {len(done.study.seeds)} seeds. Planned, not measured."
     )
 

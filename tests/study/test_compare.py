@@ -161,7 +161,7 @@ def test_a_claim_is_not_decided_before_all_of_its_seeds_are_run() -> None:
     assert (early.verdict, early.why) == ("undecided", "3 of 4 seeds of a and b so far")
     assert (early.compared[0].verdict, early.compared[0].p) == ("undecided", None)
     assert "| a | 3 | 0.510 ± 0.025 | +0.100 ± 0.025 |" in arm_table(study, runs), "what there is, is shown"
-    assert arm_table(study, runs)[-1].startswith("6 of 12 runs; ")
+    assert arm_table(study, runs)[-1].startswith("6 of 12 runs so far; ")
     assert judge(claim("higher"), study, [*runs, result("a", 4, 0.51), result("b", 4, 0.40)]).verdict == "holds"
 
 

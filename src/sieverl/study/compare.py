@@ -139,26 +139,19 @@ def judge(claim: Claim, study: Study, results: Sequence[Result]) -> Judged:
     both = [evidence(each, one) if len(each) > 1 else (1.0, 1.0) for each, (one, *_) in zip(values, pairs, strict=True)]
     for_it, against = holm([p for p, _ in both]), holm([p for _, p in both])
     runs = [len(seeds_of(results, arm, other)) for _, arm, other in pairs]
+    gaps = [
+        _gap(one.title, arm, other, len(each), count, len(study.seeds))
+        for (one, arm, other), each, count in zip(pairs, values, runs, strict=True)
+    ]
     compared = [
-        _compared(one, each, ps, count - len(each), len(study.seeds) - count)
-        for (one, *_), each, count, *ps in zip(pairs, values, runs, for_it, against, strict=True)
+        _compared(one, each, ps, count - len(each), bool(gap))
+        for (one, *_), each, count, gap, *ps in zip(pairs, values, runs, gaps, for_it, against, strict=True)
     ]
     steps = steps_of(results, {arm for _, *arms in pairs for arm in arms})
+    early = f"it is about {claim.horizon} steps, and the runs have {steps}" if steps < claim.horizon else ""
+    if why := next(filter(None, [*gaps, early]), ""):
+        return Judged(claim, compared, "undecided", why)
     verdicts = {one.verdict for one in compared}
-    for (_, arm, other), count in zip(pairs, runs, strict=True):
-        if count < len(study.seeds):
-            why = f"{count} of {len(study.seeds)} seeds of {arm} and {other} so far"
-            return Judged(claim, compared, "undecided", why)
-    if steps < claim.horizon:
-        return Judged(claim, compared, "undecided", f"it is about {claim.horizon} steps, and the runs have {steps}")
-    for one, (comparison, arm, other) in zip(compared, pairs, strict=True):
-        if one.without:
-            seeds = one.without + one.difference.seeds
-            why = f"with {one.without} of {seeds} seeds {arm} or {other} has no {comparison.title}"
-            return Judged(claim, compared, "undecided", why)
-        if one.difference.seeds < 2:
-            why = f"fewer than two seeds have {comparison.title} of {arm} and of {other}"
-            return Judged(claim, compared, "undecided", why)
     if "does not hold" in verdicts:
         return Judged(claim, compared, "does not hold")
     if verdicts == {"holds"}:
@@ -166,9 +159,17 @@ def judge(claim: Claim, study: Study, results: Sequence[Result]) -> Judged:
     return Judged(claim, compared, "undecided", "an interval leaves it open")
 
 
-def _compared(one: Comparison, values: Sequence[float], ps: Sequence[float], without: int, to_run: int) -> Compared:
+def _gap(title: str, arm: str, other: str, pairs: int, runs: int, seeds: int) -> str:
+    """Which seeds are lacking to a comparison, in words; nothing where it has all, and two at least."""
+    if runs < seeds:
+        return f"{runs} of {seeds} seeds of {arm} and {other} so far"
+    if pairs < runs:
+        return f"with {runs - pairs} of {runs} seeds {arm} or {other} has no {title}"
+    return f"fewer than two seeds have {title} of {arm} and of {other}" if pairs < 2 else ""
+
+
+def _compared(one: Comparison, values: Sequence[float], ps: Sequence[float], without: int, open_: bool) -> Compared:
     for_it, against = ps
-    open_ = without or to_run or len(values) < 2
     verdict: Verdict = "holds" if for_it < LEVEL else "does not hold" if against < LEVEL else "undecided"
     p = against if verdict == "does not hold" else for_it
     return Compared(one, estimate(values), "undecided" if open_ else verdict, None if open_ else p, without)

@@ -20,6 +20,7 @@ from sieverl.files import user_path
 from sieverl.recipe import Recipe, build
 from sieverl.recipe.load import merge, read
 from sieverl.recipe.tables import JsonObject, Table
+from sieverl.run_dir.manifest import digest
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 OWN_CODE = re.compile(r'"([^"]+\.py):[^"]*"')  # FILE.py:NAME in JSON
@@ -141,6 +142,11 @@ class Study(Table):
         return [{"metric": one} if isinstance(one, str) else one for one in given] if isinstance(given, list) else given
 
     @property
+    def size(self) -> int:
+        """How many runs it has."""
+        return len(self.arms) * len(self.seeds)
+
+    @property
     def shown(self) -> Sequence[Quantity]:
         """The columns of the table."""
         return self.columns or [Quantity()]
@@ -181,14 +187,8 @@ class Cell:
         whole = recipe.model_dump(mode="json", exclude={"run_dir", "trackers", "checkpoint"})
         code = OWN_CODE.findall(json.dumps([recipe.algorithm, recipe.verify.spec], ensure_ascii=False))
         files = map(user_path, [*code, *filter(None, (recipe.data.source, recipe.evaluate.source))])
-        parts = [_content(file) for file in files if file.is_file()]
+        parts = [digest(file) for file in files if file.is_file()]
         return hashlib.sha256(json.dumps([whole, parts], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _content(file: Path) -> str:
-    """The SHA-256 of a file."""
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def read_study(*paths: Path) -> Study:

@@ -5,22 +5,21 @@ A cell that was interrupted goes on from its checkpoint, as every run does, and 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from sieverl.errors import ExitCode, UsageError
 from sieverl.files import make_folder, write_text
 from sieverl.recipe import to_toml
 from sieverl.study.plan import Cell, Study
-from sieverl.verify.limits import PR_SET_PDEATHSIG
+from sieverl.verify.limits import signal_when_parent_dies
 
 COMMAND = ("{python}", "-m", "sieverl", "train", "{recipe}", "--display", "none")
 INTERRUPTED = (ExitCode.PREEMPTED, ExitCode.INTERRUPTED)
@@ -128,15 +127,9 @@ def start(study: Study, cell: Cell, output: Path, slot: int, places: Sequence[Ma
             stderr=file,
             env={**own_environment(), **places[slot]},
             start_new_session=True,  # a Ctrl-C reaches the study, which asks its cells to stop
-            preexec_fn=end_with_parent,
+            preexec_fn=partial(signal_when_parent_dies, signal.SIGTERM),  # of a study that is killed they save and stop
         )
     return Running(cell, slot, process, log)
-
-
-def end_with_parent() -> None:
-    """A study that is killed takes its cells along: they save and stop (Linux)."""
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def recipe_file(output: Path, cell: Cell) -> Path:

@@ -80,13 +80,16 @@ def arm_table(study: Study, results: Sequence[Result]) -> list[str]:
             pairs = len(seeds_of(results, arm, study.baseline))
             cells.insert(1, "" if difference is None else of(study.shown[0], difference, signed=True, runs=pairs))
         lines.append(line([arm, str(runs or own.seeds), *cells]))
-    whole = len(study.arms) * len(study.seeds)
-    count = f"{len(results)} runs" if len(results) == whole else f"{len(results)} of {whole} runs"
     return [
         *lines,
         "",
-        f"{count}; mean over seeds, with the 95% interval (differences paired by seed).",
+        f"{runs_of(study, results)}; mean over seeds, with the 95% interval (differences paired by seed).",
     ]
+
+
+def runs_of(study: Study, results: Sequence[Result]) -> str:
+    """How many runs there are, and of how many."""
+    return f"{study.size} runs" if len(results) == study.size else f"{len(results)} of {study.size} runs so far"
 
 
 def claim_lines(one: Judged, baseline: str) -> list[str]:

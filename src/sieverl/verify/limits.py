@@ -15,13 +15,18 @@ NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000  # flags of unshare(2)
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
+def signal_when_parent_dies(number: int) -> None:
+    """Ask the kernel for a signal to this process when its parent is gone; elsewhere than on Linux nothing happens."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+
+
 def wake_when_parent_dies() -> None:
     """A stopped process goes on when its parent is gone, and so finds that it must leave (Linux).
 
     The pool stops a worker to kill all that it has started; a pool that is killed just then left it stopped for ever.
     """
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT)
+    signal_when_parent_dies(signal.SIGCONT)
 
 
 def limit_memory(memory_mb: int) -> bool:
