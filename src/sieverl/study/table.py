@@ -149,15 +149,19 @@ def figures(number: float) -> str:
 
 
 def shown(value: Estimate, signed: bool = False) -> str:
-    """An estimate as a table shows it.
+    """An estimate as a table shows it: as many decimals as its interval bears.
 
-    >>> shown(Estimate(8, 0.5, 0.45, 0.55)), shown(Estimate(8, 12345.6, 12300, 12391)), shown(Estimate(1, 0.001), True)
-    ('0.500 ± 0.050', '12,346 ± 45', '+0.00100')
+    >>> shown(Estimate(8, 0.5, 0.45, 0.55)), shown(Estimate(8, 0.5, 0.499, 0.501)), shown(Estimate(1, 0.001))
+    ('0.500 ± 0.050', '0.5000 ± 0.0010', '0.00100')
+    >>> shown(Estimate(8, 12345.6, 12300, 12391), signed=True)
+    '+12,346 ± 45'
     """
     if value.mean is None:
         return "–"
     half = 0.0 if value.high is None else value.high - value.mean
-    largest = max(abs(value.mean), half)
-    decimals = 0 if largest >= 1000 else 3 if largest >= 0.05 else 5
+    fine = half or abs(value.mean) / 25  # what the last decimals tell apart
+    decimals = (
+        0 if max(abs(value.mean), half) >= 1000 else 3 if fine >= 0.002 or not fine else 4 if fine >= 0.0002 else 5
+    )
     mean = f"{value.mean:{'+' if signed else ''},.{decimals}f}"
     return mean if value.high is None else f"{mean} ± {half:,.{decimals}f}"
