@@ -160,8 +160,8 @@ def shown(value: Estimate, signed: bool = False) -> str:
         return "–"
     half = 0.0 if value.high is None else value.high - value.mean
     fine = half or abs(value.mean) / 25  # what the last decimals tell apart
-    decimals = (
-        0 if max(abs(value.mean), half) >= 1000 else 3 if fine >= 0.002 or not fine else 4 if fine >= 0.0002 else 5
-    )
+    decimals = 3 if fine >= 0.002 or not fine else 4 if fine >= 0.0002 else 5
+    if max(abs(value.mean), half) >= 1000:
+        decimals = 0
     mean = f"{value.mean:{'+' if signed else ''},.{decimals}f}"
     return mean if value.high is None else f"{mean} ± {half:,.{decimals}f}"
