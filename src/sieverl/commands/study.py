@@ -193,16 +193,14 @@ class Watch:
 
     def _line(self, result: Result, end: Ended) -> str:
         from sieverl.display.console import duration
+        from sieverl.study.table import moved
 
-        first = self.study.shown[0]
-        found = [value for value in (result.start(first), result.value(first)) if value is not None]
-        values = [f"{first.plain(value):.3f}" for value in found]
         left = self.todo - len(self.spent) - len(self.failed)
         seconds = left * sum(self.spent) / len(self.spent) / self.places
         rest = f"; about {duration(seconds)} left" if left else ""
         why = f" (stopped at step {result.step}: {result.stopped})" if result.stopped else ""
         at = f"{len(self.spent)}/{self.todo}"
-        return f"{at} {end.cell.name}: {' -> '.join(values)}, {end.seconds:.0f} s{why}{rest}"
+        return f"{at} {end.cell.name}: {moved(self.study, result)}, {end.seconds:.0f} s{why}{rest}"
 
 
 def gpus() -> int:

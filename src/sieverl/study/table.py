@@ -92,6 +92,19 @@ def runs_of(study: Study, results: Sequence[Result]) -> str:
     return f"{study.size} runs" if len(results) == study.size else f"{len(results)} of {study.size} runs so far"
 
 
+def moved(study: Study, result: Result) -> str:
+    """The first column that training moves, before and after a run.
+
+    >>> result = Result("a", 1, "", 3, "eval/x/avg@4", {"eval/x/avg@4": ([0, 3], [0.25, 0.5])})
+    >>> columns = [Quantity(steps=(0, 0)), Quantity()]
+    >>> moved(Study(seeds=[1], arms={"a": {}}, columns=columns), result)
+    '0.250 -> 0.500'
+    """
+    first = next((quantity for quantity in study.shown if quantity.steps != (0, 0)), study.shown[0])
+    found = [value for value in (result.start(first), result.value(first)) if value is not None]
+    return " -> ".join(f"{first.plain(value):.3f}" for value in found)
+
+
 def claim_lines(one: Judged, baseline: str) -> list[str]:
     """A claim, its verdict and its comparisons."""
     why = f" ({one.why})" if one.why else ""
