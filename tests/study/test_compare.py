@@ -276,6 +276,23 @@ def test_the_start_is_shown_where_all_arms_share_it() -> None:
     assert starts([*same, begins("c", 3, 0.9)], Quantity()).seeds == 0, "another evaluation"
 
 
+def test_a_change_is_less_the_value_before_training() -> None:
+    start, end = [0.1, 0.2, 0.4], [0.5, 0.5, 0.6]
+    runs = [Result("a", n, "", 2, "x", {"x": ([0, 1, 2], [start[n], 0.0, end[n]])}) for n in range(3)]
+    change, ratio = Quantity(change=True), Quantity(change=True, log=True)
+    assert [run.value(change) for run in runs] == pytest.approx([0.4, 0.3, 0.2])
+    assert runs[0].value(Quantity(change=True, steps=(1, 2))) == pytest.approx(0.25 - 0.1)
+    assert ratio.plain(runs[0].value(ratio) or 0.0) == pytest.approx(5.0), "five times as much"
+    assert runs[0].value(Quantity(change=True, log=True, steps=(1, 1))) is None, "no logarithm of 0"
+    assert Result("a", 1, "", 2, "x", {"x": ([1, 2], [0.1, 0.5])}).value(change) is None, "not measured before"
+    study = Study(seeds=[0, 1, 2], arms={"a": {}}, columns=[change])
+    before, row = arm_table(study, runs)[2:4]
+    assert (before, row) == ("| before training | 0 | – |", "| a | 3 | +0.30 ± 0.25 |")
+    for beside in ({"reduce": "sum"}, {"steps": "all", "until": {"reaches": 0.5}}):
+        with pytest.raises(ValueError, match="change is of a value or a mean"):
+            Quantity.model_validate({"change": True, **beside})
+
+
 def test_a_column_by_ratio_is_no_logarithm_in_a_file() -> None:
     runs = [paid("a", 1, 50.0, 0.9), paid("a", 2, 200.0, 0.9), *(paid("b", seed, 100.0, 0.9) for seed in (1, 2))]
     column = {"metric": "t", "log": True}

@@ -186,7 +186,12 @@ def steps_of(results: Sequence[Result], arms: Set[str]) -> int:
 
 
 def starts(results: Sequence[Result], quantity: Quantity) -> Estimate:
-    """The quantity before training, over the seeds; nothing where the arms of a seed do not begin with the same."""
+    """The quantity before training, over the seeds; nothing where the arms of a seed do not begin with the same.
+
+    Nothing of a change either.
+    """
+    if quantity.change:
+        return estimate([])
     found: dict[int, set[float]] = {}
     for result in results:
         if (value := result.start(quantity)) is not None:

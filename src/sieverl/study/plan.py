@@ -42,12 +42,15 @@ class Quantity(Table):
     reduce: Literal["mean", "sum"] = Field("mean", description="of the values at these steps")
     until: Until | None = Field(None, description="with steps = all: only up to where another metric reaches a value")
     log: bool = Field(False, description="compare by ratio: means are geometric, differences are factors")
+    change: bool = Field(False, description="less its value before training; with log, in proportion to it")
     label: str = Field("", description="what a table calls it; empty: the metric")
 
     @model_validator(mode="after")
     def _all(self) -> Self:
         if self.until and self.steps != "all":
             raise ValueError("until goes with steps = 'all'")
+        if self.change and (self.until or self.reduce == "sum"):
+            raise ValueError("change is of a value or a mean; it does not go with until, nor with reduce = 'sum'")
         if isinstance(self.steps, tuple) and not 0 <= self.steps[0] <= self.steps[1]:
             raise ValueError(f"steps are [first, last], such as [1, 50], not {list(self.steps)}")
         return self
@@ -62,7 +65,8 @@ class Quantity(Table):
         over = "" if isinstance(self.steps, str) else f", steps {self.steps[0]} to {self.steps[1]}"
         if self.until:
             over = f" until {self.until.metric or 'held-out accuracy'} reaches {self.until.reaches:g}"
-        return self.label or f"{'sum of ' if self.reduce == 'sum' else ''}{self.metric or 'held-out accuracy'}{over}"
+        kind = "sum of " if self.reduce == "sum" else "change of " if self.change else ""
+        return self.label or f"{kind}{self.metric or 'held-out accuracy'}{over}"
 
     @property
     def metrics(self) -> list[str]:

@@ -81,7 +81,12 @@ class Result:
         value = math.fsum(value * share for value, share in found)
         if quantity.reduce == "mean":
             value /= math.fsum(share for _, share in found)
-        return value if not quantity.log else math.log(value) if value > 0 else None
+        if quantity.log:
+            value = math.log(value) if value > 0 else math.nan
+        if quantity.change:
+            start = self.start(quantity)
+            value -= math.nan if start is None else start
+        return None if math.isnan(value) else value
 
     def reached(self, until: Until) -> float | None:
         """The first step at which a metric is no less than a value, between two of its steps interpolated.

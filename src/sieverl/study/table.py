@@ -13,6 +13,7 @@ from sieverl.study.results import Result
 BASE, BAR = "before training", "\\|"
 CSV_HEAD = ("arm", "metric", "seeds", "mean", "low", "high")
 CSV_DIFFERENCE = ("difference_seeds", "difference", "difference_low", "difference_high")
+DECIMALS = ((1, 2.0), (2, 0.2), (3, 0.002), (4, 0.0002))  # how many, from which interval on
 SIGNS = {"higher": ">", "lower": "<", "same": "=", "no lower": "≥", "no higher": "≤"}
 
 
@@ -75,7 +76,7 @@ def arm_table(study: Study, results: Sequence[Result]) -> list[str]:
     columns = [list(rows(study, results, quantity)) for quantity in study.shown]
     for place, (arm, own, difference) in enumerate(columns[0]):
         runs = 0 if arm == BASE else len(seeds_of(results, arm))
-        cells = [of(one, column[place][1], runs=runs) for one, column in zip(study.shown, columns, strict=True)]
+        cells = [of(one, column[place][1], one.change, runs) for one, column in zip(study.shown, columns, strict=True)]
         if study.baseline:
             pairs = len(seeds_of(results, arm, study.baseline))
             cells.insert(1, "" if difference is None else of(study.shown[0], difference, signed=True, runs=pairs))
@@ -100,7 +101,7 @@ def moved(study: Study, result: Result) -> str:
     >>> moved(Study(seeds=[1], arms={"a": {}}, columns=columns), result)
     '0.250 -> 0.500'
     """
-    first = next((quantity for quantity in study.shown if quantity.steps != (0, 0)), study.shown[0])
+    first = next((one for one in study.shown if one.steps != (0, 0) and not one.change), study.shown[0])
     found = [value for value in (result.start(first), result.value(first)) if value is not None]
     return " -> ".join(f"{first.plain(value):.3f}" for value in found)
 
@@ -166,6 +167,8 @@ def shown(value: Estimate, signed: bool = False) -> str:
 
     >>> shown(Estimate(8, 0.5, 0.45, 0.55)), shown(Estimate(8, 0.5, 0.499, 0.501)), shown(Estimate(1, 0.001))
     ('0.500 ± 0.050', '0.5000 ± 0.0010', '0.00100')
+    >>> shown(Estimate(8, 34.678, 34.356, 35.0)), shown(Estimate(8, 21.02, 9.22, 32.82))
+    ('34.68 ± 0.32', '21.0 ± 11.8')
     >>> shown(Estimate(8, 12345.6, 12300, 12391), signed=True)
     '+12,346 ± 45'
     """
@@ -173,7 +176,7 @@ def shown(value: Estimate, signed: bool = False) -> str:
         return "–"
     half = 0.0 if value.high is None else value.high - value.mean
     fine = half or abs(value.mean) / 25  # what the last decimals tell apart
-    decimals = 3 if fine >= 0.002 or not fine else 4 if fine >= 0.0002 else 5
+    decimals = next((place for place, least in DECIMALS if fine >= least), 5) if fine else 3
     if max(abs(value.mean), half) >= 1000:
         decimals = 0
     mean = f"{value.mean:{'+' if signed else ''},.{decimals}f}"
