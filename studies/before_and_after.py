@@ -22,18 +22,23 @@ from sieverl.study.process import own_environment
 MODELS, SEEDS, K = ("base", "hasty"), (1, 2, 3), 16
 TASK = "reasoning_gym:basic_arithmetic"
 LONGER = {**tomllib.loads(RECIPE.read_text())["evaluate"]["options"], "min_terms": 5, "max_terms": 6}
+OPTIONS = {name: value if name == "prompt" else json.dumps(value) for name, value in LONGER.items()}
+BENCHMARKS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("held out", "demo", {}),
+    ("five and six terms", TASK, {"source_option": OPTIONS, "max_tokens": 128, "verifier": "math"}),
+)
 
 
 def scores(model: str | Path) -> dict[str, Any]:
-    """Accuracy of greedy answers, and avg@16 and pass@k at temperature 1, on both benchmarks."""
-    common = {"display": False, "limit": 256}
-    options = {name: json.dumps(value) for name, value in LONGER.items() if name != "prompt"}
-    longer = {"source_option": {**options, "prompt": LONGER["prompt"]}, "max_tokens": 128, "verifier": "math"}
-    found = {}
-    for name, benchmark, own in (("held out", "demo", {}), ("five and six terms", TASK, longer)):
-        greedy = sieverl.evaluate(model, benchmark, greedy=True, **common, **own)
-        sampled = sieverl.evaluate(model, benchmark, K, **common, **own)
-        found[name] = {"greedy": greedy["scores"], "sampled": sampled["scores"], "shares": sampled["shares"]}
+    """Scores and right answers a prompt, of greedy answers and of 16 samples at temperature 1, on both benchmarks."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, benchmark, own in BENCHMARKS:
+        found[name] = {}
+        for kind, samples in (("greedy", 1), ("sampled", K)):
+            greedy = kind == "greedy"
+            result = sieverl.evaluate(model, benchmark, samples, greedy=greedy, display=False, limit=256, **own)
+            correct = " ".join(str(row["correct"]) for row in result["rows"])
+            found[name] |= {kind: result["scores"] | {"correct": correct}, "shares": result["shares"]}
     return found
 
 

@@ -9,11 +9,12 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pages import filled
 from study_figures import RESULTS, Done, figures
 from write_scaling import PAPER, chosen
 
-from sieverl.evaluation.statistics import over_seeds
+from sieverl.evaluation.statistics import over_seeds, paired_interval, pass_at
 from sieverl.study.compare import estimate, seeds_of
 from sieverl.study.plan import Quantity, Until
 from sieverl.study.results import Result
@@ -22,6 +23,7 @@ from sieverl.study.table import arm_table, claim_lines, comparison_cells, judged
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "study.md"
 TARGETS = (0.34, 0.36, 0.38, 0.40)  # held-out accuracies of the sieve's study
+PASSES = (1, 2, 4, 8, 16)
 OTHER_PASSES = ("raft", "iterative_dpo", "ppo")  # no log-probs before the update; pairs; a critic
 
 
@@ -101,20 +103,22 @@ def compute_table(done: Done, masking: str, other_passes: Container[str]) -> str
     for arm in done.study.arms:
         runs = done.runs(arm)
         tokens = [estimate([v / 1e6 for run in runs if (v := run.value(q)) is not None]) for q in (sampled, learnt)]
-        ratios = [_per_sampling(run) / all_of_it[run.seed] for run in runs if run.seed in all_of_it]
+        pairs = [(_per_sampling(run), all_of_it[run.seed]) for run in runs if run.seed in all_of_it]
+        shares = [estimate([one / whole for one, whole in pairs]), estimate([(1 + a) / (1 + b) for a, b in pairs])]
         seconds = [[run.seconds.get(part, 0.0) for run in runs] for part in ("rollout", "update")]
-        share = estimate([value for run in runs if (value := run.value(kept)) is not None])
+        kept_share = estimate([value for run in runs if (value := run.value(kept)) is not None])
         rows.append(
             [
                 arm,
                 *map(shown, tokens),
-                shown(share),
+                shown(kept_share),
                 *(f"{math.fsum(each) / len(each):.0f}" if each else "–" for each in seconds),
-                "" if arm in other_passes else f"{100 * math.fsum(ratios) / len(ratios):.0f}%" if ratios else "–",
+                *("" if arm in other_passes else "–" if e.mean is None else f"{e.mean:.0%}" for e in shares),
             ]
         )
     head = ["arm", "sampled, M tokens", "learnt from, M tokens", "responses kept"]
-    return table([*head, "sampling, s", "update, s", "update, against masking"], rows)
+    against = ["update, against masking", "with sampling, against masking"]
+    return table([*head, "sampling, s", "update, s", *against], rows)
 
 
 def _per_sampling(run: Result) -> float:
@@ -135,48 +139,24 @@ def factors_table(done: Done, targets: Sequence[float], metric_name: str) -> str
     return table(["", *(f"to {target:.0%}" for target in targets)], list(found.values()))
 
 
-def pass_table(done: Done) -> str:
-    """pass@k before and after, and how it moved."""
-    names = sorted({m for run in done.results for m in run.metrics if "/pass@" in m or "/avg@" in m}, key=_k)
-    if not names:
-        return "No results yet."
-    rows = []
-    first = {run.seed: run for run in done.results}
-    starts = [estimate([run.metrics[name][1][0] for run in first.values()]) for name in names]
-    rows.append(["before training", *map(shown, starts)])
-    for arm in done.study.arms:
-        values = [
-            estimate([v for run in done.runs(arm) if (v := run.value(Quantity(metric=n))) is not None]) for n in names
-        ]
-        rows.append([arm, *map(shown, values)])
-    return table(["", *(name.split("/")[-1].replace("avg@8", "pass@1") for name in names)], rows)
-
-
-def _k(metric: str) -> tuple[int, int]:
-    kind, _, k = metric.split("/")[-1].partition("@")
-    return (0, 1) if kind == "avg" else (1, int(k))
-
-
 def before_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Greedy accuracy and pass@k of both shipped models, before and after the demo's training.
+    """Greedy accuracy and pass@k of both shipped models, before and after the demo's training, and the change.
 
-    Intervals are over prompts for one model, and over seeds for several.
+    Intervals are over prompts for one model, and over seeds for several; those of changes are paired by prompt.
     """
     rows = []
     for name in ("base", "hasty"):
         after = [scores for key, scores in found.items() if key.startswith(f"{name}, seed")]
-        for benchmark in ("held out", "five and six terms"):
-            for when, runs in (("before", [found[name]] if name in found else []), ("after", after)):
-                if runs:
-                    rows.append([f"{name}, {benchmark}, {when}", *_scores([run[benchmark] for run in runs])])
-    return table(["", "greedy", "pass@1", "pass@2", "pass@4", "pass@8", "pass@16", "tokens"], rows)
+        for benchmark in ("held out", "five and six terms") if after else ():
+            start, ends = found[name][benchmark], [run[benchmark] for run in after]
+            rows.append([f"{name}, {benchmark}, before", *_scores([start])])
+            rows.append(["after", *_scores(ends)])
+            rows.append(["change", *_changes(start, ends)])
+    return table(["", "greedy", *(f"pass@{k}" for k in PASSES), "tokens"], rows)
 
 
 def _scores(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for kind, name in (
-        ("greedy", "avg@1"),
-        *(("sampled", n) for n in ("avg@16", "pass@2", "pass@4", "pass@8", "pass@16")),
-    ):
+    for kind, name in (("greedy", "avg@1"), *(("sampled", f"pass@{k}") for k in PASSES)):
         whole = [run[kind][name] for run in runs]
         mean, low, high = over_seeds([each["value"] for each in whole])
         if len(runs) == 1:
@@ -185,6 +165,18 @@ def _scores(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield " ".join([f"{mean:.1%}", *([f"({ends[0]:.0%} to {ends[1]:.0%})"] if ends else [])])
     lengths = [run["shares"]["length_mean"] for run in runs]
     yield f"{math.fsum(lengths) / len(lengths):.1f}"
+
+
+def _changes(before: Mapping[str, Any], after: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """In points: the mean of the runs after less the run before, prompt by prompt."""
+    for kind, samples, k in (("greedy", 1, 1), *(("sampled", PASSES[-1], k) for k in PASSES)):
+        one, *others = (
+            pass_at(np.array(run[kind]["correct"].split(), dtype=int), samples, k) for run in (before, *after)
+        )
+        ends = paired_interval(one, np.mean(others, axis=0))
+        mean, low, high = (f"{round(100 * end, 1) + 0.0:+.1f}" for end in ends)
+        yield f"{mean} ({low} to {high})"
+    yield ""
 
 
 def large(done: Done, steps: int = 300) -> str:
@@ -231,7 +223,6 @@ def parts() -> dict[str, str]:
             f"table {done.name}": "\n".join(arm_table(done.study, done.results)),
             f"claims {done.name}": claims_of(done),
             f"compute {done.name}": compute_table(done, masking="reinforce", other_passes=OTHER_PASSES),
-            f"pass {done.name}": pass_table(done),
         }
     found |= {f"rates {done.name}": rates_table(done) for done in rates()}
     for done in others():

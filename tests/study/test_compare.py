@@ -246,7 +246,7 @@ def test_runs_that_never_get_there_leave_a_claim_open_though_the_others_agree() 
     assert found.compared[0].p is None
     assert comparison_cells(found.compared[0], "b")[2].endswith("), 2 of 5 seeds")
     study = Study.model_validate({"seeds": [0], "baseline": "b", "arms": {"a": {}, "b": {}}, "columns": [cost]})
-    _, _, _, row, _, *_ = arm_table(study, runs)
+    row = arm_table(study, runs)[2]
     assert row.startswith("| a | 5 | ")
     assert row.count("2 of 5 seeds") == 2
     late = [run for run in runs if run.arm == "b" or run.value(one) is None]
@@ -276,6 +276,38 @@ def test_the_start_is_shown_where_all_arms_share_it() -> None:
     assert starts([*same, begins("c", 3, 0.9)], Quantity()).seeds == 0, "another evaluation"
 
 
+def test_the_last_of_some_steps() -> None:
+    metrics = {"e": ([1, 2, 3, 4], [8.0, 4.0, 2.0, 1.0]), "r": ([1, 2, 3, 4], [0.1, 0.3, 0.5, 0.9])}
+    run = Result("a", 1, "", 4, "x", metrics)
+    entropy = Quantity(metric="e", steps="all", over=2)
+    assert run.value(entropy) == 1.5
+    assert run.value(entropy.model_copy(update={"steps": (1, 3)})) == 3.0
+    assert run.value(entropy.model_copy(update={"over": 9, "reduce": "sum"})) == 15.0, "no more than there are"
+    # 0.3 and 0.5 are 0.4 at step 3; 0.55 is half way to the 0.7 of step 4: 2.0, and 1.0 by half
+    reached = {metric: Until(metric="r", reaches=metric, over=2) for metric in (0.4, 0.55)}
+    assert run.value(entropy.model_copy(update={"until": reached[0.4]})) == 3.0
+    assert run.value(entropy.model_copy(update={"until": reached[0.55]})) == pytest.approx((2.0 + 0.5) / 1.5)
+    assert entropy.title == "e, the last 2 steps"
+    with pytest.raises(ValueError, match="over goes with steps"):
+        Quantity(metric="e", over=2)
+
+
+def test_an_interval_or_the_correction_leaves_a_claim_open() -> None:
+    seeds = range(5)
+    gaps = {"clear": [0.1, 0.11, 0.09, 0.1, 0.1], "some": [0.01, 0.05, 0.06, 0.01, 0.04], "none": [0.1, -0.1, 0, 0, 0]}
+    study = Study(seeds=list(seeds), baseline="b", arms={name: {} for name in (*gaps, "b")})
+    runs = [result(name, n, 0.5 + gap[n]) for name, gap in gaps.items() for n in seeds]
+    runs += [result("b", n, 0.5) for n in seeds]
+
+    def why(*arms: str) -> str:
+        compare = [Comparison(arm=arm, expect="higher") for arm in arms]
+        return judge(Claim(text="t", compare=compare), study, runs).why
+
+    assert why("clear", "some") == "", "it holds"
+    assert why("some", "some", "clear").startswith("the correction for several comparisons")
+    assert why("some", "none").startswith("an interval")
+
+
 def test_a_change_is_less_the_value_before_training() -> None:
     start, end = [0.1, 0.2, 0.4], [0.5, 0.5, 0.6]
     runs = [Result("a", n, "", 2, "x", {"x": ([0, 1, 2], [start[n], 0.0, end[n]])}) for n in range(3)]
@@ -286,8 +318,7 @@ def test_a_change_is_less_the_value_before_training() -> None:
     assert runs[0].value(Quantity(change=True, log=True, steps=(1, 1))) is None, "no logarithm of 0"
     assert Result("a", 1, "", 2, "x", {"x": ([1, 2], [0.1, 0.5])}).value(change) is None, "not measured before"
     study = Study(seeds=[0, 1, 2], arms={"a": {}}, columns=[change])
-    before, row = arm_table(study, runs)[2:4]
-    assert (before, row) == ("| before training | 0 | – |", "| a | 3 | +0.30 ± 0.25 |")
+    assert arm_table(study, runs)[2] == "| a | 3 | +0.30 ± 0.25 |", "and no row before training"
     for beside in ({"reduce": "sum"}, {"steps": "all", "until": {"reaches": 0.5}}):
         with pytest.raises(ValueError, match="change is of a value or a mean"):
             Quantity.model_validate({"change": True, **beside})

@@ -299,7 +299,7 @@ def measure_task(
         "origin": dict(task.origin),
     }
     return {
-        "benchmark": {**about, "origin": dict(task.origin), "gold_unverifiable": len(unverifiable)},
+        "benchmark": {**about, "gold_unverifiable": len(unverifiable)},
         "verifier": dict(task.verifier),
         "scores": scores_of(found.summary),
         "shares": dict(found.summary.shares),

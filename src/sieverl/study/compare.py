@@ -1,7 +1,7 @@
 """Arms beside each other: differences paired by seed, their intervals, and what they say of a claim.
 
 A seed is one observation: the prompts of an evaluation are averaged within it, and two arms with the same seed share
-their prompts, their start and their sampling noise.
+their prompts and their start, and their sampling noise until they differ.
 """
 
 from __future__ import annotations
@@ -130,9 +130,11 @@ class Judged:
 def judge(claim: Claim, study: Study, results: Sequence[Result]) -> Judged:
     """The verdict on a claim: it holds if all of its comparisons do, and does not if one is contradicted.
 
-    The correction is over the comparisons of the claim, once for what they expect and once for the contrary. A run that
-    lacks a number, since it was stopped or never reached a value, leaves the claim open: those that have it are not a
-    fair choice. So does one that is still to be run: who looks after each seed finds something sooner or later.
+    The correction is over the comparisons of the claim, once for what they expect and once for the contrary. The
+    contrary needs it, of which one is enough; to a claim whose comparisons must all hold it is stricter than need be.
+
+    A run that lacks a number, since it was stopped or never reached a value, leaves the claim open: those that have it
+    are not a fair choice. So does one that is still to be run: who looks after each seed finds something in the end.
     """
     pairs = [(one, one.arm, one.against or study.baseline) for one in claim.compare]
     values = [differences(results, *pair) for pair in pairs]
@@ -156,7 +158,9 @@ def judge(claim: Claim, study: Study, results: Sequence[Result]) -> Judged:
         return Judged(claim, compared, "does not hold")
     if verdicts == {"holds"}:
         return Judged(claim, compared, "holds")
-    return Judged(claim, compared, "undecided", "an interval leaves it open")
+    open_ = [min(raw) for one, raw in zip(compared, both, strict=True) if one.verdict == "undecided"]
+    by = "an interval leaves" if max(open_) >= LEVEL else "the correction for several comparisons leaves"
+    return Judged(claim, compared, "undecided", f"{by} it open")
 
 
 def _gap(title: str, arm: str, other: str, pairs: int, runs: int, seeds: int) -> str:

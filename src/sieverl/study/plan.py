@@ -40,6 +40,7 @@ class Quantity(Table):
     metric: str = Field("", description="a metric; empty: the held-out accuracy")
     steps: Literal["last", "all"] | tuple[int, int] = Field("last", description="last, all, or [first, last]")
     reduce: Literal["mean", "sum"] = Field("mean", description="of the values at these steps")
+    over: int | None = Field(None, ge=1, description="only the last so many of these steps")
     until: Until | None = Field(None, description="with steps = all: only up to where another metric reaches a value")
     log: bool = Field(False, description="compare by ratio: means are geometric, differences are factors")
     change: bool = Field(False, description="less its value before training; with log, in proportion to it")
@@ -49,6 +50,8 @@ class Quantity(Table):
     def _all(self) -> Self:
         if self.until and self.steps != "all":
             raise ValueError("until goes with steps = 'all'")
+        if self.over and self.steps == "last":
+            raise ValueError("over goes with steps = 'all' or [first, last]")
         if self.change and (self.until or self.reduce == "sum"):
             raise ValueError("change is of a value or a mean; it does not go with until, nor with reduce = 'sum'")
         if isinstance(self.steps, tuple) and not 0 <= self.steps[0] <= self.steps[1]:
@@ -63,6 +66,8 @@ class Quantity(Table):
         ('policy/entropy, steps 1 to 50', 'sum of a')
         """
         over = "" if isinstance(self.steps, str) else f", steps {self.steps[0]} to {self.steps[1]}"
+        if self.over:
+            over += f", the last {self.over} steps"
         if self.until:
             over = f" until {self.until.metric or 'held-out accuracy'} reaches {self.until.reaches:g}"
         kind = "sum of " if self.reduce == "sum" else "change of " if self.change else ""

@@ -74,7 +74,8 @@ class Result:
             end = reached
         elif self.stopped and not isinstance(quantity.steps, tuple):
             return None
-        points = [(value, min(1.0, end - step + 1)) for step, value in zip(steps, values, strict=True) if first <= step]
+        begin = first if quantity.over is None else max(first, math.ceil(end) - quantity.over + 1)
+        points = [(value, min(1.0, end - step + 1)) for step, value in zip(steps, values, strict=True) if begin <= step]
         found = [(value, share) for value, share in points if share > 0]
         if not found or (quantity.steps != "all" and last > self.step):
             return None

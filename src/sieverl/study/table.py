@@ -67,20 +67,26 @@ def markdown(study: Study, results: Sequence[Result]) -> str:
 
 
 def arm_table(study: Study, results: Sequence[Result]) -> list[str]:
-    """A row an arm: means over seeds with 95% intervals, the first column also beside the baseline."""
+    """A row an arm: means over seeds with 95% intervals, the first column also beside the baseline.
+
+    The row before training is left out where it has nothing, since arms begin with different things.
+    """
     titles = [quantity.title for quantity in study.shown]
     if study.baseline:
         titles.insert(1, f"difference to {study.baseline}")
     head = ["arm", "seeds", *titles]
     lines = [line(head), "|-" * len(head) + "|"]
     columns = [list(rows(study, results, quantity)) for quantity in study.shown]
-    for place, (arm, own, difference) in enumerate(columns[0]):
+    for place, (arm, _, difference) in enumerate(columns[0]):
+        known = max(column[place][1].seeds for column in columns)
+        if arm == BASE and not known:
+            continue
         runs = 0 if arm == BASE else len(seeds_of(results, arm))
         cells = [of(one, column[place][1], one.change, runs) for one, column in zip(study.shown, columns, strict=True)]
         if study.baseline:
             pairs = len(seeds_of(results, arm, study.baseline))
             cells.insert(1, "" if difference is None else of(study.shown[0], difference, signed=True, runs=pairs))
-        lines.append(line([arm, str(runs or own.seeds), *cells]))
+        lines.append(line([arm, str(runs or known), *cells]))
     return [
         *lines,
         "",
