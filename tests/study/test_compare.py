@@ -288,6 +288,8 @@ def test_the_last_of_some_steps() -> None:
     assert run.value(entropy.model_copy(update={"until": reached[0.4]})) == 3.0
     assert run.value(entropy.model_copy(update={"until": reached[0.55]})) == pytest.approx((2.0 + 0.5) / 1.5)
     assert entropy.title == "e, the last 2 steps"
+    assert entropy.model_copy(update={"steps": (1, 3)}).title == "e, the last 2 steps of 1 to 3"
+    assert entropy.model_copy(update={"until": reached[0.4]}).title == "e, the last 2 steps until r reaches 0.4"
     with pytest.raises(ValueError, match="over goes with steps"):
         Quantity(metric="e", over=2)
 

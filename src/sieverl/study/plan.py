@@ -66,10 +66,10 @@ class Quantity(Table):
         ('policy/entropy, steps 1 to 50', 'sum of a')
         """
         over = "" if isinstance(self.steps, str) else f", steps {self.steps[0]} to {self.steps[1]}"
-        if self.over:
-            over += f", the last {self.over} steps"
         if self.until:
             over = f" until {self.until.metric or 'held-out accuracy'} reaches {self.until.reaches:g}"
+        if self.over:
+            over = f", the last {self.over} steps{over.replace(', steps', ' of')}"
         kind = "sum of " if self.reduce == "sum" else "change of " if self.change else ""
         return self.label or f"{kind}{self.metric or 'held-out accuracy'}{over}"
 
